@@ -1,0 +1,91 @@
+"""PyTorch modules to ONNX graphs, and the check that ONNX Runtime computes the same numbers."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+OPSET = 20
+
+
+def export_graph(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    path: Path,
+    *,
+    dynamic_shapes: Mapping[str, Mapping[int, Any]],
+) -> dict[str, Any]:
+    """Export a module as one self-contained ONNX file.
+
+    Args:
+        module: in evaluation mode on the CPU; called with ``inputs`` in order.
+        inputs: example tensors by graph input name.
+        outputs: graph output names.
+        path: file to write.
+        dynamic_shapes: per input, ``{axis: torch.export.Dim}``.
+
+    Returns:
+        The graph's entry for a bundle manifest: file, inputs and outputs with dtype and shape.
+    """
+    with warnings.catch_warnings(), _quiet_logging():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple(dict(dynamic_shapes[name]) for name in inputs),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+        program.save(path, include_initializers=True, external_data=False)
+    graph = onnx.load(path).graph
+    return {
+        "file": path.name,
+        "inputs": [_describe(value) for value in graph.input],
+        "outputs": [_describe(value) for value in graph.output],
+    }
+
+
+def largest_difference(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], path: Path) -> float:
+    """Largest absolute difference between the module and its graph in ONNX Runtime, over floating-point outputs."""
+    with torch.inference_mode():
+        expected = module(*inputs.values())
+    expected = (expected,) if isinstance(expected, Tensor) else expected
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = session.run(list(outputs), {name: tensor.numpy() for name, tensor in inputs.items()})
+    differences = [
+        float(np.abs(array - tensor.numpy()).max())
+        for array, tensor in zip(found, expected, strict=True)
+        if tensor.is_floating_point()
+    ]
+    return max(differences)
+
+
+def _describe(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    shape = [side.dim_param or side.dim_value for side in tensor.shape.dim]
+    return {"name": value.name, "dtype": dtype, "shape": shape}
+
+
+class _quiet_logging:
+    """The exporter logs every pass; errors still come through as exceptions."""
+
+    def __enter__(self) -> None:
+        self.previous = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(self.previous)

@@ -1,0 +1,42 @@
+"""Errors caused by bad input.
+
+Every message names the input, the limit it broke and the remedy. The command line prints it and exits with 2.
+"""
+
+__all__ = [
+    "BundleError",
+    "DatasetError",
+    "GalleryError",
+    "InvalidImageError",
+    "McaError",
+    "RecipeError",
+    "SourceError",
+]
+
+
+class McaError(Exception):
+    """Base of all errors that a user can put right."""
+
+
+class InvalidImageError(McaError, ValueError):
+    """An image has the wrong type, shape or size."""
+
+
+class BundleError(McaError, ValueError):
+    """A model bundle is missing, incomplete, altered or of another version."""
+
+
+class GalleryError(McaError, ValueError):
+    """A gallery, a product id or an embedding cannot be used."""
+
+
+class DatasetError(McaError, ValueError):
+    """A data set or one of its files cannot be read."""
+
+
+class RecipeError(McaError, ValueError):
+    """A training recipe is not valid."""
+
+
+class SourceError(McaError, ValueError):
+    """An image source (folder, video, camera, bag) cannot be opened or read."""

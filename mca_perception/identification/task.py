@@ -1,0 +1,100 @@
+"""Identification as a task of the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mca_perception.backbone import normalise
+from mca_perception.datasets.armbench import read_identification
+from mca_perception.errors import DatasetError
+from mca_perception.identification.data import ContainerSampler, Pair, PairDataset
+from mca_perception.identification.losses import InfoNCE
+from mca_perception.identification.model import IdentificationConfig, IdentificationHead
+from mca_perception.identification.recipe import IdentificationRecipe
+
+
+class IdentificationModule(nn.Module):
+    """The head with its loss, whose temperature is learned."""
+
+    def __init__(self, head: IdentificationHead) -> None:
+        super().__init__()
+        self.head = head
+        self.loss = InfoNCE()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+
+class IdentificationTask:
+    """Contrastive training on an ARMBench-format folder of picks; validation picks are held out by container."""
+
+    name = "identification"
+
+    def __init__(self, recipe: IdentificationRecipe, embed_dim: int, seed: int) -> None:
+        self.recipe = recipe
+        self.every = recipe.every
+        self.weight = recipe.weight
+        config = IdentificationConfig(recipe.embedding_dim, recipe.crop_size, recipe.margin)
+        self.head = IdentificationModule(IdentificationHead(embed_dim, config))
+        index = read_identification(recipe.data, split=recipe.train_split)
+        picks = [pick for pick in index.picks if pick.views and index.references.get(pick.product_id)]
+        containers = sorted({tuple(sorted(pick.container)) for pick in picks})
+        order = np.random.default_rng(seed).permutation(len(containers))
+        held_out = {containers[i] for i in order[: max(1, round(len(order) * recipe.validation_fraction))]}
+        train = [pick for pick in picks if tuple(sorted(pick.container)) not in held_out]
+        self.validation = [
+            pick for pick in picks if tuple(sorted(pick.container)) in held_out and "PickRGB" in pick.views
+        ]
+        if len(train) < recipe.batch_size:
+            raise DatasetError(
+                f"{recipe.data} leaves {len(train)} training picks for a batch of {recipe.batch_size}; "
+                "add picks or lower identification.batch_size"
+            )
+        self.index = index
+        self.dataset = PairDataset(index, train, crop_size=recipe.crop_size, margin=recipe.margin)
+
+    def batches(self, seed: int) -> Iterable[Pair]:
+        sampler = ContainerSampler(self.dataset.picks, self.recipe.batch_size, seed)
+        generator = torch.Generator().manual_seed(seed)
+        return DataLoader(
+            self.dataset, batch_sampler=sampler, num_workers=self.recipe.workers, generator=generator
+        )
+
+    def losses(self, backbone: nn.Module, batch: Pair, device: torch.device) -> dict[str, Tensor]:
+        crops = normalise(torch.cat([batch.query, batch.reference]), device)
+        queries, references = self.head(backbone(crops)).chunk(2)
+        with torch.autocast(device.type, enabled=False):
+            return {"info_nce": self.head.loss(queries, references, torch.as_tensor(batch.product).to(device))}
+
+    @torch.inference_mode()
+    def validate(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+        """Recall@1 of the held-out picks within their container, one view, best reference per product."""
+        products = sorted({name for pick in self.validation for name in pick.container if self.index.references.get(name)})
+        owners, crops = [], []
+        for number, name in enumerate(products):
+            for path in self.index.references[name]:
+                owners.append(number)
+                crops.append(self.dataset.reference_crop(path))
+        gallery = self._embed(backbone, crops, device)
+        queries = self._embed(backbone, [self.dataset.query_crop(p, "PickRGB") for p in self.validation], device)
+        similarity = queries @ gallery.T
+        best = np.full((len(queries), len(products)), -np.inf, np.float32)
+        np.maximum.at(best.T, np.asarray(owners), similarity.T)
+        position = {name: number for number, name in enumerate(products)}
+        hits = 0
+        for row, pick in enumerate(self.validation):
+            candidates = [position[name] for name in pick.container if name in position]
+            hits += bool(candidates) and products[max(candidates, key=lambda c: best[row, c])] == pick.product_id
+        return {"recall@1": hits / max(1, len(self.validation))}
+
+    def _embed(self, backbone: nn.Module, crops: list[np.ndarray], device: torch.device) -> np.ndarray:
+        parts = []
+        for start in range(0, len(crops), 128):
+            batch = torch.from_numpy(np.stack(crops[start : start + 128]).transpose(0, 3, 1, 2).copy())
+            parts.append(self.head(backbone(normalise(batch, device))).cpu().numpy())
+        return np.concatenate(parts)

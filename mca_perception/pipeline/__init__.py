@@ -1,0 +1,7 @@
+"""The pipeline from an image to its objects."""
+
+from mca_perception.geometry import Letterbox
+from mca_perception.objects import Objects
+from mca_perception.pipeline.pipeline import PerceptionPipeline
+
+__all__ = ["Letterbox", "Objects", "PerceptionPipeline"]

@@ -1,0 +1,69 @@
+"""Starts a launch description with plain child processes, for machines without the launch packages."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+
+from mca_perception.ros.descriptions import LAUNCHES, LaunchError
+from mca_perception.ros.processes import ProcessGroup
+from mca_perception.ros.transport import configure_transport
+
+__all__ = ["bring_up", "parse_assignments"]
+
+
+def parse_assignments(words: list[str]) -> dict[str, str]:
+    """Turn ``name:=value`` words into a dictionary.
+
+    Raises:
+        LaunchError: a word has another form.
+    """
+    pairs = [word.partition(":=") for word in words]
+    for (name, separator, _), word in zip(pairs, words, strict=True):
+        if not separator or not name:
+            raise LaunchError(f"launch argument {word!r} must look like name:=value")
+    return {name: value for name, _, value in pairs}
+
+
+def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
+    """Run a launch description until it ends, fails or is interrupted.
+
+    Args:
+        launch: its name.
+        arguments: values by name.
+
+    Returns:
+        0 after a normal end or Ctrl-C; else the exit code of the process that failed, 1 for a signal.
+
+    Raises:
+        LaunchError: the description or an argument does not exist.
+    """
+    if launch not in LAUNCHES:
+        raise LaunchError(f"launch description {launch!r} does not exist; there are: {', '.join(LAUNCHES)}")
+    nodes = LAUNCHES[launch][1](arguments)
+    configure_transport()
+    lock = threading.Lock()
+
+    def forward(name: str, line: str) -> None:
+        with lock:
+            sys.stdout.write(f"[{name}] {line}\n")
+            sys.stdout.flush()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with ProcessGroup(on_line=forward) as group:
+            group.start(nodes)
+            ended = group.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if ended is None or ended.process.returncode == 0:
+        return 0
+    sys.stderr.write(f"error: {ended.describe_failure()}\n")
+    return max(1, ended.process.returncode)

@@ -1,0 +1,221 @@
+"""Between image messages and NumPy arrays: checked on the way in, built in one place on the way out.
+
+Incoming ``sensor_msgs/Image`` data is looked at through a view; only a change of channel order or depth makes
+a copy. Outgoing data always goes through ``array.array``: assigning an ndarray or ``bytes`` to a message
+field is up to a thousand times slower, because some distributions then check every element.
+"""
+
+from __future__ import annotations
+
+import array
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage, Image
+
+from mca_perception.geometry import MAX_PIXELS
+from mca_perception.ros.image_headers import RefusedImage, encoded_size
+
+__all__ = [
+    "ENCODINGS",
+    "decode_compressed",
+    "decode_encoded",
+    "decode_image",
+    "to_compressed_message",
+    "to_image_message",
+    "wrap_encoded",
+]
+
+RgbImage = NDArray[np.uint8]
+
+
+class Encoding(NamedTuple):
+    """Memory layout of one pixel, and the OpenCV conversion to RGB (``None``: it is RGB already)."""
+
+    channels: int
+    bytes_per_channel: int
+    to_rgb: int | None
+
+
+ENCODINGS = {
+    "rgb8": Encoding(3, 1, None),
+    "bgr8": Encoding(3, 1, cv2.COLOR_BGR2RGB),
+    "rgba8": Encoding(4, 1, cv2.COLOR_RGBA2RGB),
+    "bgra8": Encoding(4, 1, cv2.COLOR_BGRA2RGB),
+    "mono8": Encoding(1, 1, cv2.COLOR_GRAY2RGB),
+    "mono16": Encoding(1, 2, cv2.COLOR_GRAY2RGB),
+}
+"""Supported values of ``Image.encoding``."""
+
+
+class ImageLike(Protocol):
+    """The fields of ``sensor_msgs/Image`` that hold pixels."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
+
+
+class CompressedImageLike(Protocol):
+    """The fields of ``sensor_msgs/CompressedImage`` that hold pixels."""
+
+    format: str
+    data: Any
+
+
+def decode_image(message: ImageLike) -> RgbImage:
+    """Pixels of an ``Image`` message.
+
+    Args:
+        message: the message; rows may be padded (``step``), ``mono16`` may have either byte order.
+
+    Returns:
+        uint8 ``[H, W, 3]`` RGB. For ``rgb8`` a view on the message's data, with its row padding; a copy
+        otherwise.
+
+    Raises:
+        RefusedImage: the encoding is not supported, the image is empty or larger than ``MAX_PIXELS``,
+        ``step`` is too
+            small for ``width``, or ``data`` has another length than ``step * height``.
+    """
+    encoding = ENCODINGS.get(message.encoding)
+    if encoding is None:
+        raise RefusedImage(
+            "unsupported_encoding",
+            f"image encoding {message.encoding[:40]!r} is not supported; "
+            f"publish one of {', '.join(ENCODINGS)}",
+        )
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    _check_size(height, width)
+    pixel_bytes = encoding.channels * encoding.bytes_per_channel
+    if step < width * pixel_bytes:
+        raise RefusedImage(
+            "inconsistent_step",
+            f"image step is {step} bytes, but {width} pixels of {message.encoding} take "
+            f"{width * pixel_bytes}; fix the publisher",
+        )
+    if len(message.data) != step * height:
+        problem = "truncated" if len(message.data) < step * height else "inconsistent_step"
+        raise RefusedImage(
+            problem,
+            f"image data has {len(message.data)} bytes, but step {step} x height {height} is "
+            f"{step * height}; fix the publisher",
+        )
+    rows = np.frombuffer(message.data, np.uint8).reshape(height, step)[:, : width * pixel_bytes]
+    if encoding.bytes_per_channel == 2:
+        rows = rows[:, 0 if message.is_bigendian else 1 :: 2]  # the high byte is the 8-bit image
+    pixels = rows.reshape(height, width, encoding.channels)
+    if encoding.to_rgb is None:
+        return pixels
+    return _as_uint8(cv2.cvtColor(pixels, encoding.to_rgb))
+
+
+def decode_compressed(message: CompressedImageLike) -> RgbImage:
+    """Pixels of a ``CompressedImage`` message that holds a JPEG or PNG file.
+
+    The size is read from the file's header first, so a small file that unpacks to a huge image is refused
+    unopened. What counts is the data: ``format`` strings differ between drivers. Orientation tags are
+    ignored, since boxes and masks refer to the pixels as they are stored.
+
+    Returns:
+        uint8 ``[H, W, 3]`` RGB.
+
+    Raises:
+        RefusedImage: not a JPEG or PNG, empty, truncated, larger than ``MAX_PIXELS``, or not decodable.
+    """
+    return decode_encoded(memoryview(message.data).cast("B"))
+
+
+def decode_encoded(data: bytes | memoryview) -> RgbImage:
+    """Decode the bytes of a JPEG or PNG file; see :func:`decode_compressed`."""
+    height, width = encoded_size(data)
+    _check_size(height, width)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise RefusedImage("undecodable", f"compressed image cannot be decoded ({error.err})") from error
+    if pixels is None or pixels.shape[:2] != (height, width):
+        raise RefusedImage(
+            "undecodable",
+            f"compressed image of {len(data)} bytes cannot be decoded; publish intact JPEG or PNG files",
+        )
+    return _as_uint8(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+
+
+def to_image_message(pixels: NDArray[Any], encoding: str, header: Any) -> Image:
+    """Build an ``Image`` message. The only way in which this package makes one.
+
+    Args:
+        pixels: ``[H, W]`` or ``[H, W, C]``, uint8, or uint16 for ``mono16``.
+        encoding: name of its layout, a key of :data:`ENCODINGS`.
+        header: goes into the message as it is.
+
+    Raises:
+        ValueError: the array does not have the layout of the encoding.
+    """
+    layout = ENCODINGS[encoding]
+    channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
+    if (
+        pixels.ndim not in (2, 3)
+        or channels != layout.channels
+        or pixels.itemsize != layout.bytes_per_channel
+    ):
+        raise ValueError(f"array {pixels.shape} {pixels.dtype} does not have the layout of {encoding}")
+    height, width = pixels.shape[:2]
+    return Image(
+        header=header,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=width * channels * pixels.itemsize,
+        data=_bytes_field(
+            np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)).data
+        ),
+    )
+
+
+def to_compressed_message(pixels: RgbImage, header: Any, *, quality: int = 90) -> CompressedImage:
+    """Build a JPEG ``CompressedImage`` message.
+
+    Args:
+        pixels: uint8 ``[H, W, 3]`` RGB.
+        header: goes into the message as it is.
+        quality: JPEG quality, 1 to 100.
+    """
+    _, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    return wrap_encoded(encoded.data, header, "jpeg")
+
+
+def wrap_encoded(data: bytes | memoryview, header: Any, image_format: str) -> CompressedImage:
+    """Put the bytes of an image file into a ``CompressedImage`` message."""
+    return CompressedImage(header=header, format=image_format, data=_bytes_field(data))
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise RefusedImage("empty", f"image is {width} x {height} pixels; publish at least 1 x 1")
+    if height * width > MAX_PIXELS:
+        raise RefusedImage(
+            "too_large",
+            f"image is {width} x {height} = {height * width / 1e6:.0f} megapixels, the limit is "
+            f"{MAX_PIXELS / 1e6:.0f}; publish it smaller",
+        )
+
+
+def _bytes_field(data: bytes | memoryview) -> array.array[int]:
+    field = array.array("B")
+    field.frombytes(memoryview(data).cast("B"))
+    return field
+
+
+def _as_uint8(pixels: Any) -> RgbImage:
+    return np.asarray(pixels, dtype=np.uint8)

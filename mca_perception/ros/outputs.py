@@ -1,0 +1,97 @@
+"""The perception node's publishers: one call per result, overlay only when somebody looks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from mca_perception_msgs.msg import FrameTiming, PerceivedObjects
+from numpy.typing import NDArray
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray, LabelInfo
+
+from mca_perception.objects import Objects
+from mca_perception.ros import conversions, qos
+from mca_perception.ros.images import to_compressed_message
+from mca_perception.ros.overlay import draw_overlay
+from mca_perception.ros.parameters import NodeParameters
+
+__all__ = ["Outputs"]
+
+
+class Outputs:
+    """Lifecycle publishers of the perception node; silent while it is not active."""
+
+    def __init__(self, node: LifecycleNode, parameters: NodeParameters) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._next_overlay = 0.0
+        self._overlays_drawn = 0
+        create = node.create_lifecycle_publisher
+        self._objects = create(PerceivedObjects, "objects", qos.RESULTS)
+        self._detections = create(Detection2DArray, "detections", qos.RESULTS)
+        self._mask = create(Image, "instance_mask", qos.IMAGE_OUTPUT)
+        self._label_info = create(LabelInfo, "label_info", qos.LATCHED)
+        self._overlay = create(CompressedImage, "overlay/compressed", qos.IMAGE_OUTPUT)
+
+    def publish_labels(self, label_names: tuple[str, ...], threshold: float) -> None:
+        """Publish the class names, for every subscriber now and later."""
+        header = Header(stamp=self._node.get_clock().now().to_msg())
+        self._label_info.publish(conversions.to_label_info(label_names, threshold, header))
+
+    def publish_objects(
+        self, objects: Objects, frame: conversions.FrameInfo, *, received_ns: int, queue_ms: float
+    ) -> FrameTiming:
+        """Publish objects, detections and mask of one frame.
+
+        Returns:
+            The timing that went out with the objects.
+        """
+        objects = conversions.best_first(objects)
+        message = conversions.to_perceived_objects(objects, frame, FrameTiming())
+        message.timing = conversions.to_frame_timing(
+            objects.timings_ms,
+            stamp=frame.header.stamp,
+            received_ns=received_ns,
+            published_ns=self._node.get_clock().now().nanoseconds,
+            queue_ms=queue_ms,
+        )
+        self._objects.publish(message)
+        self._detections.publish(conversions.to_detections(objects, frame.header))
+        if self._parameters["publish_mask"]:
+            self._mask.publish(conversions.to_instance_mask(objects, frame.header))
+        return message.timing
+
+    def publish_overlay(self, image: NDArray[np.uint8], objects: Objects, header: Header) -> bool:
+        """Draw and publish the overlay, unless nobody listens or the last one is too recent.
+
+        Returns:
+            Whether it was drawn.
+        """
+        now = time.monotonic()
+        if not self._overlay.get_subscription_count() or now < self._next_overlay:
+            return False
+        rate = self._parameters["overlay_rate_hz"]
+        self._next_overlay = now + 1 / rate if rate else 0.0
+        self._overlays_drawn += 1
+        picture = draw_overlay(image, objects, max_side=self._parameters["overlay_max_side"])
+        self._overlay.publish(
+            to_compressed_message(picture, header, quality=self._parameters["overlay_quality"])
+        )
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        """Keys and values for the diagnostics: who listens, and what was drawn for them."""
+        return {
+            "objects_subscribers": self._objects.get_subscription_count(),
+            "overlay_subscribers": self._overlay.get_subscription_count(),
+            "overlays_drawn": self._overlays_drawn,
+        }
+
+    def close(self) -> None:
+        """Destroy the publishers."""
+        for publisher in (self._objects, self._detections, self._mask, self._label_info, self._overlay):
+            self._node.destroy_lifecycle_publisher(publisher)

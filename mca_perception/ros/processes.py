@@ -1,0 +1,169 @@
+"""Runs described nodes as child processes: output with prefixes or into files, clean stop, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import yaml
+
+from mca_perception.ros.descriptions import NodeDescription
+
+__all__ = ["ProcessGroup", "RunningNode", "node_command"]
+
+TAIL_LINES = 20
+_POLL_S = 0.05
+_STOP_STEPS = ((signal.SIGINT, 8.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
+
+
+def node_command(node: NodeDescription, parameter_file: Path) -> list[str]:
+    """Command line of a node; writes its parameters to ``parameter_file``."""
+    full_name = f"{node.namespace.rstrip('/')}/{node.name}"
+    content = {full_name: {"ros__parameters": node.parameters}}
+    parameter_file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    command = [sys.executable, "-m", f"mca_perception.ros.{node.executable}", "--ros-args"]
+    rules = [f"__ns:={node.namespace}", f"__node:={node.name}"]
+    rules += [f"{old}:={new}" for old, new in node.remappings]
+    for rule in rules:
+        command += ["--remap", rule]
+    return [*command, "--params-file", str(parameter_file)]
+
+
+@dataclass
+class RunningNode:
+    """A started process and the last lines it wrote."""
+
+    description: NodeDescription
+    process: subprocess.Popen[str]
+    tail: deque[str]
+    reader: threading.Thread
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.description.name
+
+    def describe_failure(self) -> str:
+        """Which process ended how, and its last lines."""
+        lines = "\n".join(f"  {line}" for line in self.tail) or "  (no output)"
+        code = self.process.returncode
+        ended = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        return f"process {self.name!r} {ended}; its last lines:\n{lines}"
+
+
+class ProcessGroup:
+    """Child processes that live and end together. Use it in a ``with`` statement.
+
+    Example:
+        >>> with ProcessGroup() as group:  # doctest: +SKIP
+        ...     group.start(armbench({"source": "images"}))
+        ...     group.wait()
+    """
+
+    def __init__(
+        self,
+        *,
+        on_line: Callable[[str, str], None] = lambda name, line: None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Create an empty group.
+
+        Args:
+            on_line: called with the node's name and each line it writes, from several threads.
+            environment: of the children; this process' own when not given.
+        """
+        self.nodes: list[RunningNode] = []
+        self._on_line = on_line
+        self._environment = dict(environment if environment is not None else os.environ)
+        self._environment["PYTHONUNBUFFERED"] = "1"
+        self._parameters = tempfile.TemporaryDirectory(prefix="mca-")
+
+    def __enter__(self) -> ProcessGroup:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._parameters.cleanup()
+
+    def start(self, nodes: Sequence[NodeDescription], *, terminal: Sequence[str] = ()) -> None:
+        """Start nodes.
+
+        Args:
+            nodes: what to start.
+            terminal: names of nodes whose standard output is this process' own, so that they can draw on a
+            terminal;
+                what they log is still read.
+        """
+        for index, node in enumerate(nodes, len(self.nodes)):
+            command = node_command(node, Path(self._parameters.name, f"{index}.yaml"))
+            direct = node.name in terminal
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=None if direct else subprocess.PIPE,
+                stderr=subprocess.PIPE if direct else subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C reaches this process only, which then stops them in order
+            )
+            tail: deque[str] = deque(maxlen=TAIL_LINES)
+            stream = process.stderr if direct else process.stdout
+            assert stream is not None
+            reader = threading.Thread(target=self._read, args=(node.name, stream, tail), daemon=True)
+            reader.start()
+            self.nodes.append(RunningNode(node, process, tail, reader))
+
+    def _read(self, name: str, stream: IO[str], tail: deque[str]) -> None:
+        for line in stream:
+            tail.append(line.rstrip("\n"))
+            self._on_line(name, tail[-1])
+
+    def wait(self, timeout_s: float | None = None) -> RunningNode | None:
+        """Wait until a process fails, or one that ends the launch ends.
+
+        Args:
+            timeout_s: seconds; ``None`` waits as long as it takes.
+
+        Returns:
+            That process; ``None`` after the timeout, or when all processes have ended well.
+        """
+        end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            ended = [node for node in self.nodes if node.process.poll() is not None]
+            for node in ended:
+                if node.process.returncode != 0 or node.description.ends_launch:
+                    node.reader.join(timeout=1.0)
+                    return node
+            if len(ended) == len(self.nodes):
+                return None
+            time.sleep(_POLL_S)
+        return None
+
+    def stop(self) -> None:
+        """End all processes: politely first, then firmly."""
+        for number, patience_s in _STOP_STEPS:
+            running = [node for node in self.nodes if node.process.poll() is None]
+            for node in running:
+                node.process.send_signal(number)
+            end = time.monotonic() + patience_s
+            for node in running:
+                try:
+                    node.process.wait(max(0.0, end - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    continue
+        for node in self.nodes:
+            node.reader.join(timeout=1.0)

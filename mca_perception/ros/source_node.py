@@ -1,0 +1,213 @@
+"""The node ``source``: publishes the images of a folder, video, camera or bag, then ends with a count.
+
+Run it with ``python -m mca_perception.ros.source_node --ros-args -p source:=<folder|video|/dev/videoN|bag>``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from mca_perception_msgs.msg import PerceivedObjects
+from mca_perception_msgs.srv import SetContainer
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from mca_perception.errors import InvalidImageError
+from mca_perception.ros import qos
+from mca_perception.ros.conversions import stamp_ns, time_message
+from mca_perception.ros.diagnostics import PERIOD_S, DiagnosticsPublisher, read_status
+from mca_perception.ros.flow import AnswerTracker, Pacer
+from mca_perception.ros.images import decode_encoded, to_image_message, wrap_encoded
+from mca_perception.ros.parameters import NodeParameters
+from mca_perception.ros.runner import FAILED, Spinner, run_node
+from mca_perception.ros.sources import Frame, encode, open_source
+
+__all__ = ["SourceNode", "main"]
+
+_FLUSH_S = 5.0
+_SERVICE_TIMEOUT_S = 10.0
+_CALLBACKS_S = 0.001  # also an unpaced source takes answers between two images
+
+
+class SourceNode(Node):
+    """Publishes images; parameters are described in ``docs/ros.md``."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("source", **options)
+        self.parameters = NodeParameters(self, "source")
+        self.source = open_source(self.parameters["source"], topic=self.parameters["topic"])
+        self._raw = self.parameters["encoding"] == "raw"
+        kind, topic = (Image, "image") if self._raw else (CompressedImage, "image/compressed")
+        self._images = self.create_publisher(kind, topic, qos.IMAGE_OUTPUT)
+        self._diagnostics = DiagnosticsPublisher(self, "source")
+        self._containers: Any = self.create_client(SetContainer, "set_container")
+        self._container: tuple[str, tuple[str, ...] | None] = ("", None)
+        self._consumers = 0
+        self._last_stamp = 0
+        self.sent = 0
+        self.finished = False
+        self.answers = AnswerTracker(self.parameters["answer_timeout_s"])
+        self.create_subscription(
+            PerceivedObjects,
+            "objects",
+            lambda message: self.answers.answer(stamp_ns(message.header.stamp)),
+            qos.RESULTS,
+        )
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.DIAGNOSTICS)
+        self.create_timer(PERIOD_S, self.publish_status)
+        self.get_logger().info(self.source.description)
+
+    def is_awaited(self) -> bool:
+        """Whether somebody takes the images, and enough others take the objects."""
+        wanted = self.parameters["wait_for_consumers"]
+        return self._images.get_subscription_count() > 0 and (not wanted or self._consumers > wanted)
+
+    def may_send(self) -> bool:
+        """Whether few enough images are unanswered. Cameras are never held back."""
+        limit = self.parameters["max_in_flight"]
+        return self.source.live or not limit or self.answers.in_flight() < limit
+
+    def is_answered(self) -> bool:
+        """Whether no image waits for an answer, or nobody gives answers."""
+        return not self.count_publishers("objects") or not self.answers.in_flight()
+
+    def announces(self, frame: Frame) -> bool:
+        """Whether the container has to be announced before this frame."""
+        container = (frame.container_id, frame.product_ids)
+        return self.parameters["announce_containers"] and container != self._container
+
+    def announce(self, frame: Frame, spinner: Spinner) -> None:
+        """Tell the perception node which container the next image shows."""
+        self._container = (frame.container_id, frame.product_ids)
+        request = SetContainer.Request(
+            container_id=frame.container_id, product_ids=list(frame.product_ids or ())
+        )
+        if not self._containers.service_is_ready():
+            self.get_logger().warning(
+                "no service set_container: images go without their container", once=True
+            )
+            return
+        future = self._containers.call_async(request)
+        spinner.spin_until(future.done, _SERVICE_TIMEOUT_S)
+        response = future.result() if future.done() else None
+        if response is None or not response.success:
+            reason = response.message if response else f"no answer within {_SERVICE_TIMEOUT_S:g} s"
+            self.get_logger().warning(f"container {frame.container_id} was not set: {reason}")
+
+    def send(self, frame: Frame) -> None:
+        """Publish one image, stamped now (or as recorded); stamps always grow.
+
+        Raises:
+            InvalidImageError: it cannot be decoded, which only ``raw`` needs.
+        """
+        stamp = self.get_clock().now().nanoseconds
+        if self.parameters["keep_stamps"] and frame.stamp_ns is not None:
+            stamp = frame.stamp_ns
+        stamp = self._last_stamp = max(stamp, self._last_stamp + 1)
+        frame_id = self.parameters["frame_id"] or frame.frame_id or "camera"
+        message = self._message(frame, Header(stamp=time_message(stamp), frame_id=frame_id))
+        self._images.publish(message)
+        self.answers.sent(stamp)
+        self.sent += 1
+
+    def _message(self, frame: Frame, header: Header) -> Image | CompressedImage:
+        if not self._raw:
+            data, image_format = encode(frame)
+            return wrap_encoded(data, header, image_format)
+        pixels = frame.pixels if frame.pixels is not None else decode_encoded(frame.encoded or b"")
+        return to_image_message(pixels, "rgb8", header)
+
+    def publish_status(self) -> None:
+        """Publish the counts on ``/diagnostics``."""
+        facts = {
+            "finished": self.finished,
+            "frames_sent": self.sent,
+            "frames_skipped": self.source.skipped,
+            "frames_answered": self.answers.answered,
+            "frames_unanswered": self.answers.unanswered,
+            "source": self.source.description,
+        }
+        level = DiagnosticStatus.WARN if self.source.skipped else DiagnosticStatus.OK
+        self._diagnostics.publish(level, self.summary(), facts)
+
+    def summary(self) -> str:
+        """The counts as one line."""
+        counts = [f"{self.sent} sent", f"{self.answers.answered} answered"]
+        if self.answers.unanswered:
+            counts.append(f"{self.answers.unanswered} unanswered")
+        if self.source.skipped:
+            counts.append(f"{self.source.skipped} unreadable and skipped")
+        return ", ".join(counts)
+
+    def flush(self) -> None:
+        """Say that this was all, and wait until images and status have been delivered."""
+        from rclpy.duration import Duration
+
+        self._images.wait_for_all_acked(Duration(nanoseconds=int(_FLUSH_S * 1e9)))
+        self.finished = True
+        self.publish_status()
+        self._diagnostics.flush(_FLUSH_S)
+
+    def close(self) -> None:
+        """Release the source."""
+        self.source.close()
+
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
+        facts = read_status(array, self.get_namespace(), "perception")
+        if facts is not None and facts.get("state") == "active":
+            self._consumers = int(facts.get("objects_subscribers", 0))
+
+
+def _run(node: SourceNode, spinner: Spinner) -> int:
+    """Wait for a reader, send everything, wait for the answers, say that it is over."""
+    patience = node.parameters["wait_for_subscriber_s"]
+    if patience and not spinner.spin_until(node.is_awaited, patience):
+        if spinner.is_stopped():
+            return 0
+        node.get_logger().error(
+            f"nobody reads the images in {node.get_namespace()} after {patience:g} s; "
+            "start the perception node there"
+        )
+        return FAILED
+    _send_all(node, spinner)
+    spinner.spin_until(node.is_answered)
+    node.flush()
+    node.get_logger().info(node.summary())
+    return 0 if node.sent or spinner.is_stopped() else FAILED
+
+
+def _send_all(node: SourceNode, spinner: Spinner) -> None:
+    pacer = Pacer(node.parameters["rate_hz"])
+    limit = node.parameters["max_frames"]
+    while not spinner.is_stopped():
+        before = node.sent
+        for frame in node.source:
+            # A container belongs to the images after its announcement, so those before it must be through.
+            ready = node.is_answered if node.announces(frame) else node.may_send
+            spinner.spin_until(ready)
+            if node.announces(frame):
+                node.announce(frame, spinner)
+            spinner.spin_until(lambda: False, max(pacer.delay(frame.time_ns), _CALLBACKS_S))
+            if spinner.is_stopped():
+                return
+            try:
+                node.send(frame)
+            except InvalidImageError as error:
+                node.source.skipped += 1
+                node.get_logger().warning(f"{frame.name} skipped: {error}")
+            if limit and node.sent >= limit:
+                return
+        if not node.parameters["loop"] or node.sent == before:
+            return
+
+
+def main() -> None:
+    """Send the source's images and end."""
+    sys.exit(run_node(SourceNode, _run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""From the segmentation graph's outputs to one instance-id image in original pixels. NumPy only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mca_perception.geometry import Letterbox, Size
+from mca_perception.objects import Objects
+
+__all__ = ["Candidates", "compose_instance_mask", "resize_masks", "select_instances", "to_objects"]
+
+MIN_AREA = 16
+"""Instances with fewer visible pixels in the original image are dropped."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Instances of one image before they compete for pixels, best first.
+
+    Attributes:
+        scores: float32 ``[M]``.
+        labels: int64 ``[M]``.
+        mask_logits: float32 ``[M, h, w]`` over the letterboxed input; above 0 is inside.
+        letterbox: the transform from the original image.
+    """
+
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    mask_logits: NDArray[np.float32]
+    letterbox: Letterbox
+
+    def above(self, score_threshold: float) -> Candidates:
+        """Return those with at least this score."""
+        count = int((self.scores >= score_threshold).sum())
+        return Candidates(self.scores[:count], self.labels[:count], self.mask_logits[:count], self.letterbox)
+
+
+def select_instances(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    mask_logits: NDArray[np.float32],
+    *,
+    score_threshold: float,
+    nms_iou: float,
+    max_objects: int,
+) -> NDArray[np.int64]:
+    """Keep confident instances and remove duplicates by greedy mask NMS within each class.
+
+    Args:
+        scores: ``[K]`` probabilities.
+        labels: ``[K]`` class indices.
+        mask_logits: ``[K, h, w]`` low-resolution mask logits; a pixel is inside where its logit is above 0.
+        score_threshold: instances below it are dropped.
+        nms_iou: an instance is dropped when its mask overlaps a better one of the same class by more than
+            this IoU.
+        max_objects: at most this many are kept.
+
+    Returns:
+        int64 ``[M]`` indices of the kept instances, best score first. Instances with an empty mask are
+        dropped.
+    """
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= score_threshold]
+    masks = (mask_logits[order] > 0).reshape(len(order), math.prod(mask_logits.shape[1:])).astype(np.float32)
+    areas = masks.sum(axis=1)
+    order, masks, areas = order[areas > 0], masks[areas > 0], areas[areas > 0]
+
+    intersections = masks @ masks.T
+    unions = areas[:, None] + areas[None, :] - intersections
+    rivals = (intersections > nms_iou * unions) & (labels[order][:, None] == labels[order][None, :])
+    alive = np.ones(len(order), dtype=bool)
+    for i in range(len(order)):
+        if alive[i]:
+            alive[i + 1 :] &= ~rivals[i, i + 1 :]
+    kept: NDArray[np.int64] = order[alive][:max_objects].astype(np.int64)
+    return kept
+
+
+def compose_instance_mask(
+    mask_logits: NDArray[np.float32], letterbox: Letterbox, image_size: Size, *, min_area: int = MIN_AREA
+) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.float32]]:
+    """Resize masks to original pixels and give every pixel to the instance with the highest logit above 0.
+
+    Args:
+        mask_logits: ``[M, h, w]`` logits over the letterboxed network input.
+        letterbox: the transform that made the network input.
+        image_size: ``(height, width)`` of the original image.
+        min_area: instances left with fewer visible pixels are dropped.
+
+    Returns:
+        ``instance_mask`` uint16 ``[H, W]``, in which instance ``m`` has pixel value ``m + 1``; ``areas``
+        int64 ``[M]`` in visible pixels, 0 for dropped instances; ``boxes`` float32 ``[M, 4]`` xyxy tight
+        around the visible pixels.
+
+    Raises:
+        ValueError: the letterbox belongs to another image size, or there are more than 65,535 instances.
+    """
+    if letterbox.image_size != tuple(image_size):
+        raise ValueError(f"letterbox was made for {letterbox.image_size}, not for image_size {image_size}")
+    count = len(mask_logits)
+    if count > np.iinfo(np.uint16).max:
+        raise ValueError(f"{count} instances do not fit a uint16 instance mask; lower max_objects")
+    instance_mask = np.zeros(image_size, dtype=np.uint16)
+    best = np.zeros(image_size, dtype=np.float32)
+    windows = []
+    for m, (y, x, values) in enumerate(resize_masks(mask_logits, letterbox)):
+        windows.append((y, x))
+        wins = values > best[y, x]
+        np.copyto(best[y, x], values, where=wins)
+        instance_mask[y, x][wins] = m + 1
+
+    areas = np.zeros(count, dtype=np.int64)
+    boxes = np.zeros((count, 4), dtype=np.float32)
+    for m, (y, x) in enumerate(windows):
+        visible = instance_mask[y, x] == m + 1
+        area = np.count_nonzero(visible)
+        if area < max(1, min_area):
+            instance_mask[y, x][visible] = 0
+            continue
+        areas[m] = area
+        rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
+        boxes[m] = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        boxes[m] += (x.start, y.start, x.start, y.start)
+    return instance_mask, areas, boxes
+
+
+def resize_masks(
+    mask_logits: NDArray[np.float32], letterbox: Letterbox
+) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+    """Interpolate mask logits bilinearly at the original image's pixels, only where they can be positive.
+
+    Args:
+        mask_logits: ``[M, h, w]`` logits over the letterboxed network input.
+        letterbox: the transform that made the network input.
+
+    Yields:
+        For each instance its window (rows, columns) of the original image and the logits in that window.
+    """
+    mask_height, mask_width = mask_logits.shape[1:]
+    (height, width), (input_height, input_width) = letterbox.image_size, letterbox.input_size
+    rows = _Axis(height, letterbox.scale_y, letterbox.pad_top, mask_height, input_height)
+    columns = _Axis(width, letterbox.scale_x, letterbox.pad_left, mask_width, input_width)
+    for logits in mask_logits:
+        inside = logits > 0
+        y, cells_y = rows.window(inside.any(axis=1))
+        x, cells_x = columns.window(inside.any(axis=0))
+        yield y, x, rows.weights[y, cells_y] @ logits[cells_y, cells_x] @ columns.weights[x, cells_x].T
+
+
+def to_objects(candidates: Candidates, label_names: tuple[str, ...], *, min_area: int = MIN_AREA) -> Objects:
+    """Let candidates compete for pixels; those left with fewer than ``min_area`` are dropped."""
+    letterbox = candidates.letterbox
+    instance_mask, areas, boxes = compose_instance_mask(
+        candidates.mask_logits, letterbox, letterbox.image_size, min_area=min_area
+    )
+    kept = np.flatnonzero(areas)
+    return Objects(
+        image_size=letterbox.image_size,
+        boxes=boxes[kept],
+        scores=candidates.scores[kept],
+        labels=candidates.labels[kept],
+        label_names=label_names,
+        instance_mask=instance_mask,
+        instance_ids=(kept + 1).astype(np.uint16),
+    )
+
+
+class _Axis:
+    """Bilinear interpolation along one axis, from mask cells to image pixels.
+
+    ``weights`` is the float32 matrix ``[pixels, cells]`` that does it.
+    """
+
+    def __init__(self, pixels: int, scale: float, padding: int, cells: int, input_length: int) -> None:
+        centres = (np.arange(pixels) + 0.5) * scale + padding
+        self.positions = centres * (cells / input_length) - 0.5
+        clipped = np.clip(self.positions, 0, cells - 1)
+        lower = np.minimum(clipped.astype(np.int64), max(cells - 2, 0))
+        fraction = (clipped - lower).astype(np.float32)
+        self.weights = np.zeros((pixels, cells), dtype=np.float32)
+        self.weights[np.arange(pixels), lower] = 1 - fraction
+        self.weights[np.arange(pixels), np.minimum(lower + 1, cells - 1)] += fraction
+
+    def window(self, occupied: NDArray[np.bool_]) -> tuple[slice, slice]:
+        """Pixels and cells that can be positive: the occupied cells and one more on each side."""
+        used = np.flatnonzero(occupied)
+        if len(used) == 0:
+            return slice(0, 0), slice(0, 0)
+        first, last = int(used[0]) - 1, int(used[-1]) + 1
+        start, stop = np.searchsorted(self.positions, [first, last + 1e-9])
+        return slice(int(start), int(stop)), slice(max(first, 0), last + 1)

@@ -1,0 +1,85 @@
+"""Save and restore the state of a training run. Tensors and plain numbers only: loaded with ``weights_only``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mca_perception.errors import RecipeError
+from mca_perception.training.schedule import WeightAverage
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass
+class TrainingState:
+    """Where a run stands. ``minutes`` is training time without validation, over all resumed parts."""
+
+    step: int = 0
+    minutes: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def save_training_state(
+    path: Path, model: nn.Module, average: WeightAverage, optimiser: torch.optim.Optimizer, state: TrainingState
+) -> None:
+    """Write everything that a run needs to go on, atomically."""
+    content = {
+        "model": model.state_dict(),
+        "average": average.tensors,
+        "optimiser": optimiser.state_dict(),
+        "step": state.step,
+        "minutes": state.minutes,
+        "metrics": state.metrics,
+    }
+    temporary = path.with_suffix(".tmp")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def load_training_state(
+    path: Path, model: nn.Module, average: WeightAverage, optimiser: torch.optim.Optimizer
+) -> TrainingState:
+    """Restore a run in place.
+
+    Raises:
+        RecipeError: the file does not belong to this recipe's model.
+    """
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise RecipeError(f"{path} is of another model than the recipe's: {error}") from error
+    for name, tensor in content["average"].items():
+        average.tensors[name].copy_(tensor)
+    optimiser.load_state_dict(content["optimiser"])
+    return TrainingState(content["step"], content["minutes"], content["metrics"])
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's weights as safetensors, atomically."""
+    temporary = path.with_suffix(".tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    os.replace(temporary, path)
+
+
+def load_shared_weights(path: Path, model: nn.Module) -> list[str]:
+    """Copy every tensor of a weights file whose name and shape the model shares; returns the names left untouched.
+
+    Raises:
+        RecipeError: the file is missing or shares nothing with the model.
+    """
+    if not path.is_file():
+        raise RecipeError(f"init_from: {path} does not exist; train that recipe first")
+    stored, target = load_file(path), model.state_dict()
+    shared = {name: tensor for name, tensor in stored.items() if name in target and target[name].shape == tensor.shape}
+    if not shared:
+        raise RecipeError(f"init_from: {path} shares no weights with this recipe's model")
+    model.load_state_dict(shared, strict=False)
+    return [name for name in target if name not in shared]

@@ -1,0 +1,39 @@
+"""The shared backbone with the heads of a recipe."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mca_perception.backbone import BEiT3, create_backbone, load_checkpoint
+from mca_perception.segmentation.task import SegmentationTask
+from mca_perception.training.checkpoints import WEIGHTS, load_shared_weights
+from mca_perception.training.recipe import Recipe
+from mca_perception.training.task import Task
+
+
+class PerceptionModel(nn.Module):
+    """One backbone, one head per task; state-dict keys are ``backbone.*`` and ``heads.<task>.*``."""
+
+    def __init__(self, backbone: BEiT3, heads: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(heads)
+
+
+def build(recipe: Recipe) -> tuple[PerceptionModel, list[Task]]:
+    """Model with fresh (or the recipe's checkpoint's) weights, and its tasks with their data opened."""
+    section = recipe.backbone
+    backbone = create_backbone(section.name, img_size=section.img_size, drop_path_rate=section.drop_path_rate)
+    if section.checkpoint is not None:
+        load_checkpoint(backbone, section.checkpoint)
+    tasks: list[Task] = []
+    if recipe.segmentation is not None:
+        tasks.append(SegmentationTask(recipe.segmentation, backbone.embed_dim, recipe.seed))
+    if recipe.identification is not None:
+        from mca_perception.identification.task import IdentificationTask
+
+        tasks.append(IdentificationTask(recipe.identification, backbone.embed_dim, recipe.seed))
+    model = PerceptionModel(backbone, {task.name: task.head for task in tasks})
+    if recipe.init_from is not None:
+        load_shared_weights(recipe.init_from / WEIGHTS, model)
+    return model, tasks

@@ -1,0 +1,120 @@
+"""Recipes: one YAML file per training run, validated before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from mca_perception.errors import RecipeError
+from mca_perception.identification.recipe import IdentificationRecipe
+from mca_perception.segmentation.recipe import SegmentationRecipe
+
+
+class Section(BaseModel):
+    """A part of a recipe; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackboneSection(Section):
+    """Which backbone, and where its first weights come from."""
+
+    name: str
+    img_size: PositiveInt = 224
+    drop_path_rate: float = Field(0.0, ge=0, lt=1)
+    checkpoint: Path | None = None
+
+
+class OptimiserSection(Section):
+    """AdamW with warm-up, a flat part and a cosine tail; an exponential moving average is what gets shipped."""
+
+    lr: PositiveFloat = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = Field(0.05, ge=0)
+    clip_norm: PositiveFloat = 1.0
+    warmup_steps: PositiveInt = 200
+    flat_fraction: float = Field(0.6, ge=0, le=1)
+    final_lr_fraction: float = Field(0.02, ge=0, le=1)
+    ema_decay: float = Field(0.998, ge=0, lt=1)
+
+
+class BudgetSection(Section):
+    """When to stop: whichever limit is reached first. The schedule follows the larger fraction used."""
+
+    max_steps: PositiveInt | None = None
+    max_minutes: PositiveFloat | None = None
+    checkpoint_minutes: PositiveFloat = 5.0
+    validate_minutes: PositiveFloat = 10.0
+
+    @model_validator(mode="after")
+    def _bounded(self) -> BudgetSection:
+        if self.max_steps is None and self.max_minutes is None:
+            raise ValueError("set max_steps, max_minutes or both")
+        return self
+
+
+class Recipe(Section):
+    """A training run.
+
+    ``init_from`` names the folder of an earlier run: its averaged weights are where this run starts, for every part
+    that the two models share.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    description: str = ""
+    seed: int = 0
+    init_from: Path | None = None
+    backbone: BackboneSection
+    segmentation: SegmentationRecipe | None = None
+    identification: IdentificationRecipe | None = None
+    optimiser: OptimiserSection = OptimiserSection()
+    budget: BudgetSection
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _has_task(self) -> Recipe:
+        if self.segmentation is None and self.identification is None:
+            raise ValueError("name at least one task: segmentation, identification")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and apply ``section.key=value`` overrides (values are YAML).
+
+    Raises:
+        RecipeError: the file is missing or no YAML mapping, an override has no ``=``, or a field is unknown or out of
+            range; the message names the field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecipeError(f"recipe {path} does not exist; see the recipes/ folder for examples")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise RecipeError(f"recipe {path} is not a YAML mapping")
+        for override in overrides or []:
+            _apply_override(content, override)
+        return Recipe.model_validate(content)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} is not valid YAML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        raise RecipeError(f"recipe {path}: {problems}") from error
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"override {override!r} is not of the form section.key=value")
+    *sections, last = key.split(".")
+    node: Any = content
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise RecipeError(f"override {override!r}: {section} is not a section of the recipe")
+    node[last] = yaml.safe_load(value)

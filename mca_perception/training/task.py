@@ -1,0 +1,38 @@
+"""What the training loop asks of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Task(Protocol):
+    """A head on the shared backbone, with its data and its losses.
+
+    Attributes:
+        name: key of the head in the model and in the logs.
+        head: the trainable module, without the backbone.
+        every: take part in every ``every``-th step.
+        weight: factor on the summed losses.
+    """
+
+    name: str
+    head: nn.Module
+    every: int
+    weight: float
+
+    def batches(self, seed: int) -> Iterable[Any]:
+        """One pass over the training data."""
+        ...
+
+    def losses(self, backbone: nn.Module, batch: Any, device: torch.device) -> dict[str, Tensor]:
+        """Named loss terms of one batch; their sum is minimised."""
+        ...
+
+    def validate(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+        """Metrics on the validation split; higher is better."""
+        ...
+

@@ -1,0 +1,65 @@
+import pytest
+
+from mca_perception.ros.descriptions import ARMBENCH_ARGUMENTS, LaunchError, armbench, resolve_arguments
+
+
+def test_without_arguments_only_the_perception_node_runs() -> None:
+    (node,) = armbench({})
+    assert (node.executable, node.namespace, node.name) == ("perception_node", "/perception", "perception")
+    assert node.parameters["frame_policy"] == "freshest"
+    assert node.remappings == ()
+
+
+def test_a_running_camera_is_remapped_in_both_transports() -> None:
+    (node,) = armbench({"image": "/camera/image_raw", "namespace": "left"})
+    assert node.namespace == "/left"
+    assert node.remappings == (
+        ("image", "/camera/image_raw"),
+        ("image/compressed", "/camera/image_raw/compressed"),
+    )
+
+
+@pytest.mark.parametrize(("source", "policy"), [("/dev/video0", "freshest"), ("totes", "every_frame")])
+def test_the_policy_follows_the_source(source: str, policy: str) -> None:
+    perception, player = armbench({"source": source})
+    assert perception.parameters["frame_policy"] == policy
+    assert player.ends_launch
+    assert player.parameters["wait_for_consumers"] == 0
+
+
+def test_the_viewer_ends_the_launch_and_is_waited_for() -> None:
+    _, player, viewer = armbench({"source": "totes", "viewer": "true", "out": "results"})
+    assert (player.ends_launch, viewer.ends_launch) == (False, True)
+    assert player.parameters["wait_for_consumers"] == 1
+    assert viewer.parameters == {"out": "results", "truth": "totes"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sauce": "totes"}, "does not exist"),
+        ({"encoding": "gif"}, "choose one of compressed, raw"),
+        ({"rate_hz": "fast", "source": "totes"}, "must be a number"),
+        ({"source": "totes", "image": "/camera"}, "exclude each other"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(LaunchError, match=message):
+        armbench(arguments)
+
+
+def test_defaults_are_valid_choices() -> None:
+    assert resolve_arguments(ARMBENCH_ARGUMENTS, {})["frame_policy"] == "auto"
+    for argument in ARMBENCH_ARGUMENTS:
+        assert not argument.choices or argument.default in argument.choices
+        assert argument.description.endswith(".")
+
+
+def test_parameters_exist_in_the_schema() -> None:
+    pytest.importorskip("rclpy")
+    from mca_perception.ros.parameters import load_schema
+
+    for node in armbench({"source": "totes", "viewer": "true"}):
+        schema = load_schema(node.name)
+        for name, value in node.parameters.items():
+            assert schema[name].problem(value) == ""

@@ -1,0 +1,92 @@
+"""Lifecycle of the perception node, driven from outside."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("rclpy")
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from mca_perception_msgs.msg import PerceivedObjects
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from mca_perception.ros import qos
+from mca_perception.ros.images import to_image_message
+
+Scene = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def node(start_node: Callable[..., Any], colour_bundle: Path) -> Any:
+    return start_node("perception_node", model=str(colour_bundle), frame_policy="every_frame", autostart=False)
+
+
+def change(client: Any, transition: int) -> bool:
+    request = Transition(id=transition)
+    return bool(client.call(ChangeState, "perception/change_state", transition=request).success)
+
+
+def state(client: Any) -> str:
+    return str(client.call(GetState, "perception/get_state").current_state.label)
+
+
+def test_without_autostart_the_node_waits(node: Any, client: Any) -> None:
+    assert state(client) == "unconfigured"
+    facts = client.perception(lambda facts: True, "diagnostics")
+    assert facts["state"] == "unconfigured"
+
+
+def test_a_full_round_through_the_states_twice(node: Any, client: Any, scene: Scene) -> None:
+    objects = client.collect(PerceivedObjects, "objects")
+    publisher = client.node.create_publisher(Image, "image", qos.IMAGE_OUTPUT)
+    for expected in (1, 2):
+        assert change(client, Transition.TRANSITION_CONFIGURE)
+        assert state(client) == "inactive"
+        assert publisher.get_subscription_count() == 0
+        assert change(client, Transition.TRANSITION_ACTIVATE)
+        client.heard()
+        client.wait(publisher.get_subscription_count, what="the subscription")
+        publisher.publish(to_image_message(scene("red"), "rgb8", Header()))
+        client.wait(lambda expected=expected: len(objects) == expected, what="objects")
+        assert objects[-1].sequence == 0
+        assert change(client, Transition.TRANSITION_DEACTIVATE)
+        assert state(client) == "inactive"
+        client.wait(lambda: publisher.get_subscription_count() == 0, what="the end of the subscription")
+        assert change(client, Transition.TRANSITION_CLEANUP)
+        assert state(client) == "unconfigured"
+
+
+def test_nothing_is_published_after_deactivation(node: Any, client: Any, scene: Scene) -> None:
+    objects = client.collect(PerceivedObjects, "objects", qos.RESULTS)
+    publisher = client.node.create_publisher(Image, "image", qos.IMAGE_OUTPUT)
+    assert change(client, Transition.TRANSITION_CONFIGURE)
+    assert change(client, Transition.TRANSITION_ACTIVATE)
+    client.heard()
+    client.wait(publisher.get_subscription_count, what="the subscription")
+    for _ in range(10):  # more than can be processed until the transition comes
+        publisher.publish(to_image_message(np.full((1200, 1600, 3), 127, np.uint8), "rgb8", Header()))
+    assert change(client, Transition.TRANSITION_DEACTIVATE)
+    client.perception(lambda facts: facts["state"] == "inactive", "an inactive node")
+    count = len(objects)
+    client.perception(lambda facts: facts["state"] == "inactive", "a further second")
+    assert len(objects) == count
+    assert change(client, Transition.TRANSITION_CLEANUP)
+
+
+def test_transitions_that_do_not_fit_are_refused(node: Any, client: Any) -> None:
+    assert not change(client, Transition.TRANSITION_ACTIVATE)
+    assert not change(client, Transition.TRANSITION_DEACTIVATE)
+    assert state(client) == "unconfigured"
+
+
+def test_shutdown_finalises_the_node_and_the_process_stays_stoppable(node: Any, client: Any) -> None:
+    assert change(client, Transition.TRANSITION_CONFIGURE)
+    assert change(client, Transition.TRANSITION_INACTIVE_SHUTDOWN)
+    assert state(client) == "finalized"
+    assert node.stop() == 0

@@ -1,0 +1,162 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("rclpy")
+
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from mca_perception.errors import SourceError
+from mca_perception.ros.images import decode_encoded
+from mca_perception.ros.sources import CameraSource, encode, open_source
+
+Scene = Callable[..., NDArray[np.uint8]]
+RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+
+
+def write_bag(path: Path, pictures: list[NDArray[np.uint8]], *, plugin: StoragePlugin, kind: str = RAW, topics: int = 1) -> None:
+    """A bag with the pictures at 10 Hz, stamped from 1000 s on, in frame `bin`."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    types = store.types
+    with Writer(path, version=9, storage_plugin=plugin) as writer:
+        for topic in range(topics):
+            connection = writer.add_connection(f"/camera{topic}/image", kind, typestore=store)
+            for i, picture in enumerate(pictures):
+                stamp = types["builtin_interfaces/msg/Time"](sec=1000, nanosec=i * 100_000_000)
+                header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="bin")
+                if kind == RAW:
+                    height, width = picture.shape[:2]
+                    message = types[RAW](header, height, width, "rgb8", 0, width * 3, picture.reshape(-1))
+                else:
+                    message = types[COMPRESSED](header, "png", cv2.imencode(".png", picture[..., ::-1])[1])
+                writer.write(connection, i * 100_000_000, store.serialize_cdr(message, kind))
+
+
+def test_folder_gives_its_files_as_they_are(tmp_path: Path, scene: Scene) -> None:
+    cv2.imwrite(str(tmp_path / "b.png"), scene("red")[..., ::-1])
+    cv2.imwrite(str(tmp_path / "a.jpg"), scene("green")[..., ::-1])
+    cv2.imwrite(str(tmp_path / "c.bmp"), scene("blue")[..., ::-1])
+    (tmp_path / "notes.txt").write_text("no image")
+    first, second, third = open_source(str(tmp_path))
+    assert (first.name, second.name, third.name) == ("a.jpg", "b.png", "c.bmp")
+    assert first.encoded == (tmp_path / "a.jpg").read_bytes()
+    np.testing.assert_array_equal(third.pixels, scene("blue"))
+    data, image_format = encode(third)
+    assert image_format == "jpeg"
+    assert decode_encoded(data).shape == third.pixels.shape
+    assert (first.container_id, first.product_ids) == ("", None)
+
+
+def test_unreadable_files_are_skipped_and_counted(tmp_path: Path, scene: Scene) -> None:
+    cv2.imwrite(str(tmp_path / "1.png"), scene("red"))
+    (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:100])
+    (tmp_path / "3.jpg").write_bytes(b"")
+    (tmp_path / "4.bmp").write_bytes(b"BM")
+    source = open_source(str(tmp_path))
+    assert [frame.name for frame in source] == ["1.png"]
+    assert source.skipped == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "container", "products"),
+    [
+        ({"container_id": "tote-1", "products": {"A": {}, "B": {}}}, "tote-1", ("A", "B")),
+        ({"A": {"weight": 1}}, "scene", ("A",)),
+        (None, "", None),
+    ],
+)
+@pytest.mark.parametrize("below", ["", "images"])
+def test_manifests_beside_the_images_name_the_container(
+    tmp_path: Path, scene: Scene, content: object, container: str, products: object, below: str
+) -> None:
+    for folder in ("images", "manifests"):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "scene.jpg"), scene("red"))
+    if content is not None:
+        (tmp_path / "manifests" / "scene.json").write_text(json.dumps(content))
+    (frame,) = open_source(str(tmp_path / below))
+    assert (frame.container_id, frame.product_ids) == (container, products)
+
+
+def test_an_image_with_a_broken_manifest_is_skipped(tmp_path: Path, scene: Scene) -> None:
+    for folder in ("images", "manifests"):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "scene.jpg"), scene("red"))
+    (tmp_path / "manifests" / "scene.json").write_text("[")
+    source = open_source(str(tmp_path))
+    assert list(source) == []
+    assert source.skipped == 1
+
+
+def test_video_gives_all_frames_with_their_times(tmp_path: Path, scene: Scene) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (160, 96))
+    for colour in ("red", "green", "blue"):
+        writer.write(scene(colour)[..., ::-1])
+    writer.release()
+    frames = list(open_source(str(path)))
+    assert [frame.time_ns for frame in frames] == [0, 50_000_000, 100_000_000]
+    assert np.abs(frames[0].pixels[48, 30].astype(int) - scene("red")[48, 30]).max() < 40
+
+
+@pytest.mark.parametrize("plugin", list(StoragePlugin))
+@pytest.mark.parametrize("kind", [RAW, COMPRESSED])
+@pytest.mark.parametrize("file", [False, True])
+def test_bags_give_pixels_stamps_and_frame(
+    tmp_path: Path, scene: Scene, plugin: StoragePlugin, kind: str, file: bool
+) -> None:
+    pictures = [scene("red"), scene("blue")]
+    write_bag(tmp_path / "bag", pictures, plugin=plugin, kind=kind)
+    path = next((tmp_path / "bag").glob("*.mcap" if plugin is StoragePlugin.MCAP else "*.db3")) if file else tmp_path / "bag"
+    source = open_source(str(path))
+    for _ in range(2):  # a source can be read again
+        frames = list(source)
+        assert [frame.stamp_ns for frame in frames] == [1_000_000_000_000, 1_000_100_000_000]
+        assert {frame.frame_id for frame in frames} == {"bin"}
+        for frame, picture in zip(frames, pictures, strict=True):
+            pixels = frame.pixels if frame.pixels is not None else decode_encoded(frame.encoded)
+            np.testing.assert_array_equal(pixels, picture)
+    source.close()
+
+
+def test_the_topic_of_a_bag_must_be_clear(tmp_path: Path, scene: Scene) -> None:
+    write_bag(tmp_path / "bag", [scene("red")], plugin=StoragePlugin.MCAP, topics=2)
+    with pytest.raises(SourceError, match="choose one with `topic`"):
+        open_source(str(tmp_path / "bag"))
+    with pytest.raises(SourceError, match=r"no image topic /nothing .*camera0"):
+        open_source(str(tmp_path / "bag"), topic="/nothing")
+    assert len(list(open_source(str(tmp_path / "bag"), topic="/camera1/image"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: "", "no source given"),
+        (lambda folder: str(folder / "nothing"), "does not exist"),
+        (lambda folder: str(folder), "holds no images"),
+        (lambda folder: str(write(folder / "clip.mp4", b"no video")), "neither a folder"),
+        (lambda folder: str(write(folder / "log.mcap", b"no bag")), "cannot be read"),
+        (lambda folder: str(write(folder / "log.db3", b"no bag")), "cannot be read"),
+        (lambda folder: "/dev/null", "camera /dev/null cannot be opened"),
+    ],
+)
+def test_sources_that_cannot_be_used_say_why(
+    tmp_path: Path, make: Callable[[Path], str], message: str
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(make(tmp_path))
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_cameras_are_live() -> None:
+    assert CameraSource.live

@@ -1,0 +1,184 @@
+"""A real model bundle that needs no training: it finds saturated colours on grey and embeds mean colour.
+
+Its graphs have the names, inputs and outputs of a trained bundle and run in ONNX Runtime, so that everything
+around the network can be proven against drawn truth.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from mca_perception.deploy.bundle import ModelBundle, write_bundle
+
+PALETTE = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "magenta": (255, 0, 255),
+    "cyan": (0, 255, 255),
+}
+BACKGROUND = 127
+_COLOURS = ", ".join(str(2.0 * (value > 0) - 1.0) for colour in PALETTE.values() for value in colour)
+
+# A patch is its mean colour; the class token is the mean of the patches.
+_BACKBONE = """
+<ir_version: 9, opset_import: ["" : 17]>
+backbone (float[N, 3, H, W] images) => (float[N, L, 3] features) {
+  patches = AveragePool <kernel_shape = [16, 16], strides = [16, 16]> (images)
+  flat_shape = Constant <value = int64[3] {0, 0, -1}> ()
+  flat = Reshape (patches, flat_shape)
+  tokens = Transpose <perm = [0, 2, 1]> (flat)
+  cls = ReduceMean <axes = [1], keepdims = 1> (tokens)
+  features = Concat <axis = 1> (cls, tokens)
+}
+"""
+
+# One mask per colour: the logit is linear in the covered part of a stride-4 cell, and 0 at half of it.
+_SEGMENTATION = """
+<ir_version: 9, opset_import: ["" : 17]>
+segmentation (float[N, L, 3] features, float[N, 3, H, W] images)
+    => (float[N, 6] scores, int64[N, 6] labels, float[N, 6, h, w] mask_logits) {
+  colours = Constant <value = float[1, 6, 3, 1, 1] {COLOURS}> ()
+  one_axis = Constant <value = int64[1] {1}> ()
+  two_axis = Constant <value = int64[1] {2}> ()
+  zero = Constant <value = float {0.0}> ()
+  one = Constant <value = float {1.0}> ()
+  half = Constant <value = float {1.5}> ()
+  prior = Constant <value = float[6] {0.95, 0.9, 0.85, 0.8, 0.75, 0.7}> ()
+  count = Constant <value = int64[1] {6}> ()
+  nothing = Constant <value = int64 {0}> ()
+  expanded = Unsqueeze (images, one_axis)
+  difference = Sub (expanded, colours)
+  magnitude = Abs (difference)
+  distance = ReduceSum <keepdims = 0> (magnitude, two_axis)
+  cells = AveragePool <kernel_shape = [4, 4], strides = [4, 4]> (distance)
+  logits = Sub (half, cells)
+  peak = ReduceMax <axes = [2, 3], keepdims = 0> (logits)
+  presence = Clip (peak, zero, one)
+  confidence = Mul (presence, prior)
+  scores, order = TopK (confidence, count)
+  index = Unsqueeze (order, two_axis)
+  mask_logits = GatherND <batch_dims = 1> (logits, index)
+  labels = Mul (order, nothing)
+}
+"""
+
+_IDENTIFICATION = """
+<ir_version: 9, opset_import: ["" : 17]>
+identification (float[N, L, 3] features) => (float[N, 4] embeddings) {
+  first = Constant <value = int64 {0}> ()
+  pads = Constant <value = int64[4] {0, 0, 0, 1}> ()
+  constant = Constant <value = float {0.05}> ()
+  cls = Gather <axis = 1> (features, first)
+  padded = Pad (cls, pads, constant)
+  embeddings = LpNormalization <axis = 1, p = 2> (padded)
+}
+"""
+
+
+def _graph(text: str) -> bytes:
+    model = onnx.parser.parse_model(text.replace("COLOURS", _COLOURS))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def _tensors(specs: dict[str, tuple[str, list[int | str]]]) -> list[dict[str, Any]]:
+    return [{"name": name, "dtype": dtype, "shape": shape} for name, (dtype, shape) in specs.items()]
+
+
+def manifest_fields(input_size: tuple[int, int] = (256, 320), crop_size: int = 32) -> dict[str, Any]:
+    """Manifest of the colour bundle, as `write_bundle` takes it."""
+    images = ("float32", ["N", 3, "H", "W"])
+    features = ("float32", ["N", "L", 3])
+    graphs = {
+        "backbone": ({"images": images}, {"features": features}),
+        "segmentation": (
+            {"features": features, "images": images},
+            {
+                "scores": ("float32", ["N", 6]),
+                "labels": ("int64", ["N", 6]),
+                "mask_logits": ("float32", ["N", 6, "h", "w"]),
+            },
+        ),
+        "identification": ({"features": features}, {"embeddings": ("float32", ["N", 4])}),
+    }
+    return {
+        "name": "colours",
+        "version": "1",
+        "created": "2026-01-01T00:00:00Z",
+        "licence": "Apache-2.0",
+        "backbone": {
+            "name": "mean-colour",
+            "img_size": 224,
+            "patch_size": 16,
+            "embed_dim": 3,
+            "parameters": 0,
+        },
+        "preprocessing": {"mean": [0.5] * 3, "std": [0.5] * 3, "channel_order": "RGB"},
+        "graphs": {
+            name: {"file": f"{name}.onnx", "inputs": _tensors(inputs), "outputs": _tensors(outputs)}
+            for name, (inputs, outputs) in graphs.items()
+        },
+        "segmentation": {
+            "input_size": list(input_size),
+            "labels": ["Object"],
+            "score_threshold": 0.3,
+            "nms_iou": 0.5,
+            "mask_threshold": 0.5,
+            "max_objects": 100,
+            "calibrated_on": "nothing",
+        },
+        "identification": {"crop_size": crop_size, "embedding_dim": 4, "margin": 0.1, "background": 127},
+    }
+
+
+def bundle_files() -> dict[str, bytes]:
+    """Content of the colour bundle's files by name."""
+    return {
+        "backbone.onnx": _graph(_BACKBONE),
+        "segmentation.onnx": _graph(_SEGMENTATION),
+        "identification.onnx": _graph(_IDENTIFICATION),
+        "weights.safetensors": b"none",
+        "README.md": b"# Colours\n",
+    }
+
+
+def write_colour_bundle(directory: Path, **sections: dict[str, Any]) -> ModelBundle:
+    """Write the colour bundle; ``sections`` change single keys of a manifest section."""
+    fields = manifest_fields()
+    for section, changes in sections.items():
+        fields[section] = {**fields[section], **changes}
+    return write_bundle(directory, fields, bundle_files())
+
+
+def draw_tote(
+    image_size: tuple[int, int], rectangles: dict[str, tuple[float, float, float, float]]
+) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.bool_]]]:
+    """Draw colour rectangles, given as fractions x1, y1, x2, y2 of the image, on grey.
+
+    Returns:
+        The image uint8 ``[H, W, 3]`` RGB and the mask of every colour.
+    """
+    height, width = image_size
+    image = np.full((height, width, 3), BACKGROUND, np.uint8)
+    masks = {}
+    for name, (x1, y1, x2, y2) in rectangles.items():
+        mask = np.zeros(image_size, bool)
+        mask[round(y1 * height) : round(y2 * height), round(x1 * width) : round(x2 * width)] = True
+        image[mask] = PALETTE[name]
+        masks[name] = mask
+    return image, masks
+
+
+def reference_photo(name: str, side: int = 60) -> NDArray[np.uint8]:
+    """A product of one colour, round, on white."""
+    image = np.full((side, side, 3), 255, np.uint8)
+    cv2.circle(image, (side // 2, side // 2), side // 3, PALETTE[name], -1)
+    return image
