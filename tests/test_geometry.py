@@ -10,7 +10,7 @@ SIZES = [(480, 640), (333, 517), (2048, 2448), (1, 1), (1, 900), (900, 1), (31, 
 
 @pytest.mark.parametrize("image_size", SIZES)
 @pytest.mark.parametrize("input_size", [(256, 320), (224, 224)])
-def test_boxes_return_to_where_they_came_from(image_size, input_size):
+def test_boxes_return_to_where_they_came_from(image_size, input_size) -> None:
     letterbox = Letterbox.fit(image_size, input_size)
     height, width = image_size
     rng = np.random.default_rng(0)
@@ -24,7 +24,7 @@ def test_boxes_return_to_where_they_came_from(image_size, input_size):
 
 
 @pytest.mark.parametrize("image_size", SIZES)
-def test_input_is_filled_centred_and_padded_with_grey(image_size):
+def test_input_is_filled_centred_and_padded_with_grey(image_size) -> None:
     letterbox = Letterbox.fit(image_size, (256, 320))
     output = letterbox.apply(np.full((*image_size, 3), 200, np.uint8))
 
@@ -37,7 +37,7 @@ def test_input_is_filled_centred_and_padded_with_grey(image_size):
     assert (output == 127).sum() == output.size - 3 * height * width
 
 
-def test_drawn_rectangle_lands_where_its_box_is_mapped():
+def test_drawn_rectangle_lands_where_its_box_is_mapped() -> None:
     image = np.zeros((301, 447), np.uint8)
     image[50:150, 100:300] = 255
     letterbox = Letterbox.fit(image.shape, (512, 512))
@@ -49,14 +49,14 @@ def test_drawn_rectangle_lands_where_its_box_is_mapped():
     np.testing.assert_allclose(found, expected, atol=1)
 
 
-def test_nearest_keeps_label_values():
+def test_nearest_keeps_label_values() -> None:
     labels = np.arange(12, dtype=np.uint16).reshape(3, 4) * 1000
     output = Letterbox.fit((3, 4), (32, 32)).apply(labels, padding=0, nearest=True)
     assert output.dtype == np.uint16
     assert set(np.unique(output)) == set(labels.ravel())
 
 
-def test_to_image_clips_to_the_image():
+def test_to_image_clips_to_the_image() -> None:
     letterbox = Letterbox.fit((100, 200), (64, 64))
     np.testing.assert_array_equal(
         letterbox.to_image(np.array([[-50, -50, 500, 500]], np.float32)), [[0, 0, 200, 100]]
@@ -64,11 +64,11 @@ def test_to_image_clips_to_the_image():
 
 
 @pytest.mark.parametrize(("image_size", "input_size"), [((0, 10), (8, 8)), ((10, 10), (8, 0))])
-def test_sizes_must_be_positive(image_size, input_size):
+def test_sizes_must_be_positive(image_size, input_size) -> None:
     with pytest.raises(ValueError, match="at least 1 x 1"):
         Letterbox.fit(image_size, input_size)
 
 
-def test_apply_refuses_another_size():
+def test_apply_refuses_another_size() -> None:
     with pytest.raises(ValueError, match="made for"):
         Letterbox.fit((10, 10), (8, 8)).apply(np.zeros((10, 11, 3), np.uint8))

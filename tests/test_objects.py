@@ -47,7 +47,7 @@ def make_objects(**changes) -> Objects:
         ([], []),
     ],
 )
-def test_indexing_selects_every_field(index, expected):
+def test_indexing_selects_every_field(index, expected) -> None:
     objects = make_objects()
     if expected is None:
         with pytest.raises(ValueError, match="instance_ids must be unique"):
@@ -62,12 +62,12 @@ def test_indexing_selects_every_field(index, expected):
 
 
 @pytest.mark.parametrize("index", [3, -4, [True, False]])
-def test_indexing_beyond_the_end_is_an_index_error(index):
+def test_indexing_beyond_the_end_is_an_index_error(index) -> None:
     with pytest.raises(IndexError):
         make_objects()[index]
 
 
-def test_iteration_yields_single_objects():
+def test_iteration_yields_single_objects() -> None:
     assert [o.to_rows()[0]["id"] for o in make_objects()] == [5, 2, 9]
 
 
@@ -101,17 +101,17 @@ def test_iteration_yields_single_objects():
         ({"points3d": np.zeros((3, 3))}, "points3d"),
     ],
 )
-def test_broken_invariants_name_the_field(changes, field):
+def test_broken_invariants_name_the_field(changes, field) -> None:
     with pytest.raises(ValueError, match=field):
         make_objects(**changes)
 
 
-def test_ids_are_numbered_when_not_given():
+def test_ids_are_numbered_when_not_given() -> None:
     objects = make_objects(instance_ids=np.zeros(0, np.uint16))
     np.testing.assert_array_equal(objects.instance_ids, [1, 2, 3])
 
 
-def test_masks_areas_and_rle_agree():
+def test_masks_areas_and_rle_agree() -> None:
     objects = make_objects()
     assert objects.areas().tolist() == [24, 50, 4]
     for i in range(3):
@@ -120,14 +120,14 @@ def test_masks_areas_and_rle_agree():
         assert decoded.sum() == objects.areas()[i]
 
 
-def test_without_masks_areas_come_from_boxes():
+def test_without_masks_areas_come_from_boxes() -> None:
     objects = make_objects(instance_mask=None)
     assert objects.areas().tolist() == [24, 50, 4]
     with pytest.raises(ValueError, match="boxes only"):
         objects.mask(0)
 
 
-def test_to_coco_uses_category_names():
+def test_to_coco_uses_category_names() -> None:
     entries = make_objects().to_coco(17, {"Object": 4, "Tote": 2})
     assert [e["category_id"] for e in entries] == [4, 2, 4]
     assert entries[0]["bbox"] == [3, 2, 6, 4]
@@ -136,7 +136,7 @@ def test_to_coco_uses_category_names():
     assert [e["category_id"] for e in make_objects().to_coco(1)] == [1, 2, 1]
 
 
-def test_to_rows_is_flat_and_plain():
+def test_to_rows_is_flat_and_plain() -> None:
     first, second, _ = make_objects().to_rows()
     assert first == {
         "id": 5,
@@ -154,7 +154,7 @@ def test_to_rows_is_flat_and_plain():
     assert (second["product_id"], second["product_score"]) == (None, None)
 
 
-def test_empty_has_every_shape():
+def test_empty_has_every_shape() -> None:
     objects = Objects.empty(
         (4, 5),
         LABELS,
@@ -169,7 +169,7 @@ def test_empty_has_every_shape():
     assert len(objects[[]]) == 0
 
 
-def test_replace_checks_again():
+def test_replace_checks_again() -> None:
     assert make_objects().replace(timings_ms={"total": 1.0}).timings_ms == {"total": 1.0}
     with pytest.raises(ValueError, match="boxes"):
         make_objects().replace(scores=np.zeros(2, np.float32))

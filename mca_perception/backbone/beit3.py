@@ -23,11 +23,14 @@ class VisionEmbedding(nn.Module):
         self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, config.patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
+        """``[N, 3, H, W]`` images to ``[N, 1 + T, D]`` tokens, CLS first."""
         patches = self.proj(images).flatten(2).transpose(1, 2)
         return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
 
 
-def resize_patch_positions(patch_positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+def resize_patch_positions(
+    patch_positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Tensor:
     """Resize the patch part of a position table, ``[h*w, D] -> [h2*w2, D]``, bicubic in float32."""
     grid = patch_positions.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(grid, size=new_grid, mode="bicubic", align_corners=False)
@@ -42,7 +45,8 @@ class Encoder(nn.Module):
         self.grid_size = config.grid_size
         positions = config.grid_size**2 + 1 + UNUSED_POSITIONS
         self.embed_positions = vision_expert(nn.Embedding(positions, config.embed_dim))
-        rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        last = max(config.depth - 1, 1)
+        rates = [config.drop_path_rate * layer / last for layer in range(config.depth)]
         self.layers = nn.ModuleList(
             EncoderLayer(config.embed_dim, config.num_heads, config.ffn_dim, rate) for rate in rates
         )
@@ -50,13 +54,16 @@ class Encoder(nn.Module):
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embeddings ``[1 + h*w, D]`` for a grid of ``h x w`` patches, CLS first."""
-        table = self.embed_positions[VISION].weight[UNUSED_POSITIONS:]
+        weight = self.embed_positions[VISION].weight
+        assert isinstance(weight, Tensor)
+        table = weight[UNUSED_POSITIONS:]
         if grid == (self.grid_size, self.grid_size):
             return table
         patches = resize_patch_positions(table[1:], (self.grid_size, self.grid_size), grid)
         return torch.cat([table[:1], patches])
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Add positions for ``grid`` = (rows, columns) and run the blocks."""
         tokens = tokens + self.positions(grid)
         for layer in self.layers:
             tokens = layer(tokens)
@@ -77,10 +84,12 @@ class BEiT3(nn.Module):
 
     @property
     def embed_dim(self) -> int:
+        """Width ``D`` of a token."""
         return self.config.embed_dim
 
     @property
     def patch_size(self) -> int:
+        """Side of a patch in pixels."""
         return self.config.patch_size
 
     def forward_features(self, images: Tensor) -> Tensor:

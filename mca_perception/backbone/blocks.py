@@ -33,6 +33,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:
+        """Drop, or scale up, the ``[N, ...]`` residual branch."""
         if not self.training or self.rate == 0.0:
             return branch
         keep = branch.new_empty((branch.shape[0],) + (1,) * (branch.ndim - 1)).bernoulli_(1.0 - self.rate)
@@ -68,6 +69,7 @@ class MultiheadAttention(nn.Module):
         return tokens.view(count, length, self.num_heads, dim // self.num_heads).transpose(1, 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Attend among the ``[N, L, D]`` tokens of each sample."""
         query = self._split_heads(self.q_proj[VISION](tokens))
         key = self._split_heads(self.k_proj[VISION](tokens))
         value = self._split_heads(self.v_proj[VISION](tokens))
@@ -85,6 +87,7 @@ class FeedForward(nn.Module):
         self.ffn_layernorm = layer_norm(hidden_dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Transform ``[N, L, D]`` tokens one by one."""
         return self.fc2(self.ffn_layernorm(F.gelu(self.fc1(tokens))))
 
 
@@ -100,5 +103,6 @@ class EncoderLayer(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """``[N, L, D]`` tokens through attention and FFN, each with its residual."""
         tokens = tokens + self.drop_path(self.self_attn(self.self_attn_layer_norm[VISION](tokens)))
         return tokens + self.drop_path(self.ffn[VISION](self.final_layer_norm[VISION](tokens)))

@@ -94,7 +94,9 @@ def load_checkpoint(model: BEiT3, path: str | Path) -> LoadReport:
                 f"checkpoint {path} does not fit the model: {key} is {tuple(tensors[key].shape)} in the file and "
                 f"{tuple(target[key].shape)} in the model; choose the backbone that the file was made for"
             )
-    depth_in_file = 1 + max((int(key.split(".")[2]) for key in tensors if key.startswith("encoder.layers.")), default=-1)
+    depth_in_file = 1 + max(
+        (int(key.split(".")[2]) for key in tensors if key.startswith("encoder.layers.")), default=-1
+    )
     if depth_in_file != len(model.encoder.layers):
         raise CheckpointError(
             f"checkpoint {path} does not fit the model: it has {depth_in_file} encoder layers, "
@@ -120,7 +122,9 @@ def _resize_position_table(table: Tensor, grid_size: int, path: str | Path) -> T
     first_patch = UNUSED_POSITIONS + 1
     old_grid = round((table.shape[0] - first_patch) ** 0.5)
     if old_grid**2 != table.shape[0] - first_patch:
-        raise CheckpointError(f"checkpoint {path}: position table with {table.shape[0]} rows is not a square grid")
+        raise CheckpointError(
+            f"checkpoint {path}: position table with {table.shape[0]} rows is not a square grid"
+        )
     patches = resize_patch_positions(table[first_patch:], (old_grid, old_grid), (grid_size, grid_size))
     return torch.cat([table[:first_patch], patches])
 
@@ -130,5 +134,7 @@ def _group(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for key in keys:
         is_text = ".B." in key or key.startswith("text_embed")
         is_backbone = key.startswith(("encoder.", "vision_embed."))
-        groups.setdefault("text expert" if is_text else "backbone" if is_backbone else "heads", []).append(key)
+        groups.setdefault("text expert" if is_text else "backbone" if is_backbone else "heads", []).append(
+            key
+        )
     return {name: tuple(members) for name, members in groups.items()}

@@ -49,6 +49,10 @@ CONFIGS: dict[str, BackboneConfig] = {
     "beit3_nano_patch16": BackboneConfig(patch_size=16, embed_dim=192, depth=8, num_heads=3, ffn_dim=768),
     "beit3_small_patch16": BackboneConfig(patch_size=16, embed_dim=384, depth=12, num_heads=6, ffn_dim=1536),
     "beit3_base_patch16": BackboneConfig(patch_size=16, embed_dim=768, depth=12, num_heads=12, ffn_dim=3072),
-    "beit3_large_patch16": BackboneConfig(patch_size=16, embed_dim=1024, depth=24, num_heads=16, ffn_dim=4096),
-    "beit3_giant_patch14": BackboneConfig(patch_size=14, embed_dim=1408, depth=40, num_heads=16, ffn_dim=6144),
+    "beit3_large_patch16": BackboneConfig(
+        patch_size=16, embed_dim=1024, depth=24, num_heads=16, ffn_dim=4096
+    ),
+    "beit3_giant_patch14": BackboneConfig(
+        patch_size=14, embed_dim=1408, depth=40, num_heads=16, ffn_dim=6144
+    ),
 }

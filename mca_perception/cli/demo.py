@@ -12,6 +12,7 @@ def command(
     source: Annotated[
         str | None, typer.Option(help="Folder, video, bag or /dev/videoN. Without it, totes are synthesised.")
     ] = None,
+    topic: Annotated[str, typer.Option(help="Image topic of a bag that has several.")] = "",
     out: Annotated[Path, typer.Option(help="Folder for overlays, contact sheet and summary.json.")] = Path(
         "demo-out"
     ),
@@ -46,7 +47,7 @@ def command(
     from mca_perception.ros.demo import DemoFailure, DemoSettings, run_demo
 
     settings = DemoSettings(
-        out=out, model=model, source=source, frames=frames, rate_hz=rate, gallery=gallery, seed=seed
+        out=out, model=model, source=source, topic=topic, frames=frames, rate_hz=rate, gallery=gallery, seed=seed
     )
     try:
         summary = run_demo(settings, typer.echo)

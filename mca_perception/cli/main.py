@@ -46,6 +46,7 @@ EXTRAS = {
     "faiss": "retrieval",
     "hypothesis": "dev",
     "ir_measures": "retrieval",
+    "matplotlib": "train",
     "onnx": "train",
     "onnxscript": "train",
     "pyarrow": "retrieval",

@@ -7,34 +7,103 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mca_perception.datasets.synth.writer import Progress
+if TYPE_CHECKING:
+    from mca_perception.datasets.synth.writer import Progress
 
-app = typer.Typer(
-    name="synth",
-    no_args_is_help=True,
-    add_completion=False,
-    help="Synthesise totes and picks in ARMBench's formats.",
-)
+app = typer.Typer(no_args_is_help=True, help="Synthesise totes and picks in ARMBench's formats.")
 
 Out = Annotated[Path, typer.Option(help="Folder to write to: new, empty, or left by the same command.")]
 Count = Annotated[int, typer.Option(help="How many to make, 1 to 1,000,000.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds and settings give equal bytes.")]
+Subset = Annotated[
+    str, typer.Option(help="mix-object-tote, zoomed-out-tote-transfer-set or same-object-transfer-set.")
+]
 Catalog = Annotated[
     Path | None,
-    typer.Option(help="Folder of product photos on plain backgrounds, used beside the procedural products."),
+    typer.Option(help="Folder of product photos on plain backgrounds, to use as further products."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes; the result does not depend on it. Default: one per core.")
+    int | None, typer.Option(help="Processes; the result does not depend on it.", show_default="one per core")
 ]
 CatalogueSeed = Annotated[
     int | None,
-    typer.Option(help="Seed of the products; sets with different ones share no product. Default: --seed."),
+    typer.Option(help="Seed of the products; different ones share no product.", show_default="--seed"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+
+
+@app.command()
+def totes(
+    out: Out,
+    count: Count,
+    seed: Seed = 0,
+    subset: Subset = "mix-object-tote",
+    catalog: Catalog = None,
+    workers: Workers = None,
+    split: Annotated[
+        str, typer.Option(help="Shares that sum to 1, or the one split that gets everything.")
+    ] = "train=0.7,val=0.15,test=0.15",
+    products: Annotated[int, typer.Option(help="Procedural products; 0 only with --catalog.")] = 240,
+    catalogue_seed: CatalogueSeed = None,
+    as_json: Json = False,
+) -> None:
+    """Write tote scenes with exact instance masks, COCO files, manifests and reference images.
+
+    \b
+    Example:
+      mca synth totes --out totes --count 1000 --seed 1
+      mca synth totes --out totes --count 200 --seed 1 --split test --subset same-object-transfer-set
+    \f
+    Raises:
+        DatasetError: settings out of range, or a folder that holds something else.
+    """
+    from mca_perception.datasets.synth.tote_set import ToteSettings, write_totes
+
+    settings = ToteSettings(out, count, seed, subset, products, catalogue_seed, catalog, split)
+    with _progress_bar("totes") as progress:
+        figures = write_totes(settings, _workers(workers), progress)
+    _report(figures, as_json)
+
+
+@app.command()
+def picks(
+    out: Out,
+    count: Count,
+    seed: Seed = 0,
+    catalog: Catalog = None,
+    workers: Workers = None,
+    products: Annotated[
+        int | None, typer.Option(help="Procedural products.", show_default="count / 3, at least 200")
+    ] = None,
+    catalogue_seed: CatalogueSeed = None,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of the picks, and of the products, in the test part.")
+    ] = 0.3,
+    as_json: Json = False,
+) -> None:
+    """Write picks with pre- and post-pick views, container manifests, reference images and a split.
+
+    \b
+    Example:
+      mca synth picks --out picks --count 1000 --seed 1
+    \f
+    Raises:
+        DatasetError: settings out of range, or a folder that holds something else.
+    """
+    from mca_perception.datasets.synth.pick_set import PickSettings, write_picks
+
+    settings = PickSettings(out, count, seed, products, catalogue_seed, catalog, test_fraction)
+    with _progress_bar("containers") as progress:
+        figures = write_picks(settings, _workers(workers), progress)
+    _report(figures, as_json)
+
+
+def _workers(wanted: int | None) -> int:
+    return (os.cpu_count() or 1) if wanted is None else wanted
 
 
 @contextmanager
@@ -54,59 +123,4 @@ def _report(figures: dict[str, Any], as_json: bool) -> None:
         typer.echo(json.dumps(figures))
         return
     for name, value in figures.items():
-        typer.echo(f"{name:20} {value}")
-
-
-@app.command(epilog="Example: mca synth totes --out totes --count 1000 --seed 1 --subset mix-object-tote")
-def totes(
-    out: Out,
-    count: Count,
-    seed: Seed = 0,
-    subset: Annotated[
-        str, typer.Option(help="mix-object-tote, zoomed-out-tote-transfer-set or same-object-transfer-set.")
-    ] = "mix-object-tote",
-    catalog: Catalog = None,
-    workers: Workers = None,
-    split: Annotated[
-        str, typer.Option(help="Shares such as train=0.7,val=0.15,test=0.15, or one split's name.")
-    ] = "train=0.7,val=0.15,test=0.15",
-    products: Annotated[int, typer.Option(help="Procedural products in the catalogue.")] = 240,
-    catalogue_seed: CatalogueSeed = None,
-    as_json: Json = False,
-) -> None:
-    """Write tote scenes with exact instance masks, COCO files, manifests and reference images."""
-    from mca_perception.datasets.synth.tote_set import ToteSettings, write_totes
-
-    settings = ToteSettings(out, count, seed, subset, products, catalogue_seed, catalog, split)
-    with _progress_bar("totes") as progress:
-        figures = write_totes(settings, _workers(workers), progress)
-    _report(figures, as_json)
-
-
-@app.command(epilog="Example: mca synth picks --out picks --count 1000 --seed 1 --test-fraction 0.3")
-def picks(
-    out: Out,
-    count: Count,
-    seed: Seed = 0,
-    catalog: Catalog = None,
-    workers: Workers = None,
-    products: Annotated[
-        int | None, typer.Option(help="Procedural products. Default: a third of --count, at least 200.")
-    ] = None,
-    catalogue_seed: CatalogueSeed = None,
-    test_fraction: Annotated[
-        float, typer.Option(help="Share of the picks, and of the products, in the test part.")
-    ] = 0.3,
-    as_json: Json = False,
-) -> None:
-    """Write picks with pre- and post-pick views, container manifests, reference images and a split."""
-    from mca_perception.datasets.synth.pick_set import PickSettings, write_picks
-
-    settings = PickSettings(out, count, seed, products, catalogue_seed, catalog, test_fraction)
-    with _progress_bar("containers") as progress:
-        figures = write_picks(settings, _workers(workers), progress)
-    _report(figures, as_json)
-
-
-def _workers(wanted: int | None) -> int:
-    return (os.cpu_count() or 1) if wanted is None else wanted
+        typer.echo(f"{name:18} {value}")

@@ -21,7 +21,15 @@ from typing import Any, BinaryIO
 from mca_perception.datasets.images import find_images
 from mca_perception.errors import DatasetError
 
-__all__ = ["VIEWS", "IdentificationIndex", "Pick", "Polygons", "read_identification", "read_splits"]
+__all__ = [
+    "VIEWS",
+    "IdentificationIndex",
+    "Pick",
+    "Polygons",
+    "find_references",
+    "read_identification",
+    "read_splits",
+]
 
 VIEWS = ("PickRGB", "ToteWallRGB", "OnArmLowRGB", "FarTrayRGB")
 """Views of a pick: before it, and up to three after it."""
@@ -101,7 +109,7 @@ def read_identification(
     splits = read_splits(root)
     skipped: Counter[str] = Counter()
     incomplete: Counter[str] = Counter()
-    references = _read_references(root / "Reference_Images", incomplete)
+    references = find_references(root / "Reference_Images", incomplete)
     picks: list[Pick] = []
     for pick_id in _pick_ids(root, splits, split):
         if limit is not None and len(picks) >= limit:
@@ -174,15 +182,31 @@ def _pick_ids(root: Path, splits: dict[str, frozenset[str]], split: str | None) 
     return sorted(splits[split])
 
 
-def _read_references(folder: Path, incomplete: Counter[str]) -> dict[str, list[Path]]:
-    references = {}
-    for entry in sorted(folder.iterdir()):
-        if not entry.is_dir():
-            continue
+def find_references(
+    folder: str | os.PathLike[str], incomplete: Counter[str] | None = None
+) -> dict[str, list[Path]]:
+    """Find the reference images of products: ``<Product-ID>/*.jpg``, and single images ``<Product-ID>.jpg``.
+
+    Args:
+        folder: ``Reference_Images`` or a folder that holds it.
+        incomplete: counts product folders without images.
+
+    Returns:
+        Image files by product.
+
+    Raises:
+        DatasetError: the folder is missing.
+    """
+    root = Path(folder)
+    root = root / "Reference_Images" if (root / "Reference_Images").is_dir() else root
+    if not root.is_dir():
+        raise DatasetError(f"{root} is not a folder; give one with <Product-ID>/*.jpg or <Product-ID>.jpg")
+    references = {path.stem: [path] for path in find_images(root)}
+    for entry in sorted(path for path in root.iterdir() if path.is_dir()):
         images = find_images(entry)
         if images:
-            references[entry.name] = images
-        else:
+            references[entry.name] = images + references.get(entry.name, [])
+        elif incomplete is not None:
             incomplete["product with an empty reference folder"] += 1
     return references
 

@@ -37,7 +37,7 @@ def export_graph(
     Returns:
         The graph's entry for a bundle manifest: file, inputs and outputs with dtype and shape.
     """
-    with warnings.catch_warnings(), _quiet_logging():
+    with warnings.catch_warnings(), _QuietLogging():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
@@ -49,6 +49,7 @@ def export_graph(
             dynamo=True,
             verbose=False,
         )
+        assert program is not None  # always with dynamo=True
         program.save(path, include_initializers=True, external_data=False)
     graph = onnx.load(path).graph
     return {
@@ -58,7 +59,9 @@ def export_graph(
     }
 
 
-def largest_difference(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], path: Path) -> float:
+def largest_difference(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], path: Path
+) -> float:
     """Largest absolute difference between the module and its graph in ONNX Runtime, over floating-point outputs."""
     with torch.inference_mode():
         expected = module(*inputs.values())
@@ -80,7 +83,7 @@ def _describe(value: onnx.ValueInfoProto) -> dict[str, Any]:
     return {"name": value.name, "dtype": dtype, "shape": shape}
 
 
-class _quiet_logging:
+class _QuietLogging:
     """The exporter logs every pass; errors still come through as exceptions."""
 
     def __enter__(self) -> None:

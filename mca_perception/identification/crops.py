@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 BACKGROUND = 127
-# A border pixel counts as background when it is within this distance (per channel) of its neighbour.
-FLOOD_TOLERANCE = 6
+# A pixel counts as background when every channel is within this distance of the corner the flood started in.
+FLOOD_TOLERANCE = 10
+# A white product on white is partly flooded too: below this share of its convex hull, the hull is taken.
+MIN_SOLIDITY = 0.5
 # A reference photo is taken as a pack-shot on a plain background when the background found has a share of the image
 # between these bounds; otherwise the whole photo is used.
 PLAIN_BACKGROUND_SHARE = (0.03, 0.97)
@@ -60,14 +62,14 @@ def crop_object(
     if scale < 0.5:  # average before sampling, or small print aliases
         shrunk = (max(round(patch.shape[1] * scale), 1), max(round(patch.shape[0] * scale), 1))
         factor_x, factor_y = shrunk[0] / patch.shape[1], shrunk[1] / patch.shape[0]
-        patch = cv2.resize(patch, shrunk, interpolation=cv2.INTER_AREA)
+        patch = np.asarray(cv2.resize(patch, shrunk, interpolation=cv2.INTER_AREA), np.uint8)
     else:
         factor_x = factor_y = 1.0
     # Pixel centres: source u maps to (u + 0.5) * k - 0.5 + offset.
     kx, ky = scale / factor_x, scale / factor_y
     offset_x, offset_y = (inner_left - left) * scale, (inner_top - top) * scale
     transform = np.array([[kx, 0, offset_x + 0.5 * kx - 0.5], [0, ky, offset_y + 0.5 * ky - 0.5]], np.float32)
-    return cv2.warpAffine(
+    cv2.warpAffine(
         np.ascontiguousarray(patch),
         transform,
         (size, size),
@@ -76,6 +78,7 @@ def crop_object(
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=(background,) * 3,
     )
+    return canvas
 
 
 def foreground_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
@@ -86,16 +89,24 @@ def foreground_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     """
     height, width = image.shape[:2]
     flooded = np.zeros((height + 2, width + 2), np.uint8)
-    flags = 4 | cv2.FLOODFILL_MASK_ONLY | (255 << 8)
+    flags = 4 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | (255 << 8)
     tolerance = (FLOOD_TOLERANCE,) * 3
     for seed in ((0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)):
         if not flooded[seed[1] + 1, seed[0] + 1]:
             cv2.floodFill(image, flooded, seed, 0, tolerance, tolerance, flags)
-    background = cv2.morphologyEx(flooded[1:-1, 1:-1], cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
-    share = float(background.mean())
-    if not PLAIN_BACKGROUND_SHARE[0] <= share <= PLAIN_BACKGROUND_SHARE[1]:
+    kernel = np.ones((3, 3), np.uint8)
+    background = cv2.dilate(cv2.morphologyEx(flooded[1:-1, 1:-1], cv2.MORPH_OPEN, kernel), kernel) > 0
+    if background.all():
         return None
-    return ~background
+    mask = _solid(~background)
+    return mask if PLAIN_BACKGROUND_SHARE[0] <= 1 - mask.mean() <= PLAIN_BACKGROUND_SHARE[1] else None
+
+
+def _solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    points = np.argwhere(mask)[:, ::-1].astype(np.int32)
+    hull = np.zeros(mask.shape, np.uint8)
+    cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
+    return mask if mask.sum() >= MIN_SOLIDITY * hull.sum() else hull > 0
 
 
 def crop_reference(
@@ -105,6 +116,9 @@ def crop_reference(
 
     Args:
         image: ``[H, W, 3]`` uint8.
+        size: side of the result in pixels.
+        margin: fraction added to the longer side of the product's box.
+        background: grey value that takes the background's place.
 
     Returns:
         ``[size, size, 3]`` uint8.
@@ -112,7 +126,9 @@ def crop_reference(
     longest = max(image.shape[:2])
     if longest > MAX_REFERENCE_SIDE:
         scale = MAX_REFERENCE_SIDE / longest
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        image = np.asarray(
+            cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
+        )
     mask = foreground_mask(image)
     if mask is None:
         box = np.array([0, 0, image.shape[1], image.shape[0]], np.float32)

@@ -36,7 +36,9 @@ class PairDataset(Dataset[Pair]):
         margin: context around the object, as at run time.
     """
 
-    def __init__(self, index: IdentificationIndex, picks: list[Pick], *, crop_size: int, margin: float) -> None:
+    def __init__(
+        self, index: IdentificationIndex, picks: list[Pick], *, crop_size: int, margin: float
+    ) -> None:
         self.picks = picks
         self.references = index.references
         self.crop_size = crop_size
@@ -52,12 +54,18 @@ class PairDataset(Dataset[Pair]):
         rng = np.random.default_rng((position, torch.initial_seed() % 2**63))
         # The view in the container is what a robot asks about most: it is drawn half of the time.
         views = sorted(pick.views)
-        view = "PickRGB" if "PickRGB" in pick.views and rng.random() < 0.5 else views[int(rng.integers(len(views)))]
+        view = (
+            "PickRGB"
+            if "PickRGB" in pick.views and rng.random() < 0.5
+            else views[int(rng.integers(len(views)))]
+        )
         query = self.query_crop(pick, view, rng)
         references = self.references[pick.product_id]
         reference = self.reference_crop(references[int(rng.integers(len(references)))])
         return Pair(
-            _to_tensor(_change(query, rng)), _to_tensor(_change(reference, rng)), self.product_index[pick.product_id]
+            _to_tensor(_change(query, rng)),
+            _to_tensor(_change(reference, rng)),
+            self.product_index[pick.product_id],
         )
 
     def reference_crop(self, path: Path) -> NDArray[np.uint8]:
@@ -71,7 +79,9 @@ class PairDataset(Dataset[Pair]):
         polygons = pick.polygons.get(view)
         mask = polygon_mask(polygons, height, width) if polygons else None
         if mask is None or not mask.any():
-            return crop_object(image, np.array([0, 0, width, height], np.float32), size=self.crop_size, margin=0.0)
+            return crop_object(
+                image, np.array([0, 0, width, height], np.float32), size=self.crop_size, margin=0.0
+            )
         if rng is not None:
             mask = _disturb(mask, rng)
         return crop_object(image, mask_box(mask), size=self.crop_size, mask=mask, margin=self.margin)
@@ -97,7 +107,9 @@ class ContainerSampler(Sampler[list[int]]):
         return self.count
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = [position for group in self.rng.permutation(len(self.groups)) for position in self.groups[group]]
+        order = [
+            position for group in self.rng.permutation(len(self.groups)) for position in self.groups[group]
+        ]
         for start in range(0, self.count * self.batch_size, self.batch_size):
             yield order[start : start + self.batch_size]
 
@@ -129,10 +141,12 @@ def _disturb(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bo
 def _change(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Random in-plane turn, zoom, exposure and colour temperature. Never mirrored: print reads one way."""
     size = crop.shape[0]
-    turn = cv2.getRotationMatrix2D(((size - 1) / 2,) * 2, float(rng.uniform(0, 360)), float(rng.uniform(0.8, 1.1)))
-    crop = cv2.warpAffine(crop, turn, (size, size), flags=cv2.INTER_LINEAR, borderValue=(127, 127, 127))
+    turn = cv2.getRotationMatrix2D(
+        ((size - 1) / 2,) * 2, float(rng.uniform(0, 360)), float(rng.uniform(0.8, 1.1))
+    )
+    turned = cv2.warpAffine(crop, turn, (size, size), flags=cv2.INTER_LINEAR, borderValue=(127, 127, 127))
     gains = rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, 3)
-    return np.clip(crop * gains, 0, 255).astype(np.uint8)
+    return np.clip(turned * gains, 0, 255).astype(np.uint8)
 
 
 def _to_tensor(image: NDArray[np.uint8]) -> Tensor:

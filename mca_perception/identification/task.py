@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from mca_perception.backbone import normalise
 from mca_perception.datasets.armbench import read_identification
+from mca_perception.datasets.workers import initialise_worker
 from mca_perception.errors import DatasetError
 from mca_perception.identification.data import ContainerSampler, Pair, PairDataset
 from mca_perception.identification.losses import InfoNCE
@@ -27,6 +28,7 @@ class IdentificationModule(nn.Module):
         self.loss = InfoNCE()
 
     def forward(self, features: Tensor) -> Tensor:
+        """``[N, 1 + T, D]`` features to ``[N, E]`` embeddings."""
         return self.head(features)
 
 
@@ -59,29 +61,41 @@ class IdentificationTask:
         self.dataset = PairDataset(index, train, crop_size=recipe.crop_size, margin=recipe.margin)
 
     def batches(self, seed: int) -> Iterable[Pair]:
+        """One pass over the training picks, container by container."""
         sampler = ContainerSampler(self.dataset.picks, self.recipe.batch_size, seed)
         generator = torch.Generator().manual_seed(seed)
         return DataLoader(
-            self.dataset, batch_sampler=sampler, num_workers=self.recipe.workers, generator=generator
+            self.dataset,
+            batch_sampler=sampler,
+            num_workers=self.recipe.workers,
+            worker_init_fn=initialise_worker,
+            generator=generator,
         )
 
     def losses(self, backbone: nn.Module, batch: Pair, device: torch.device) -> dict[str, Tensor]:
+        """Symmetric InfoNCE of a batch of query / reference pairs."""
         crops = normalise(torch.cat([batch.query, batch.reference]), device)
         queries, references = self.head(backbone(crops)).chunk(2)
         with torch.autocast(device.type, enabled=False):
-            return {"info_nce": self.head.loss(queries, references, torch.as_tensor(batch.product).to(device))}
+            return {
+                "info_nce": self.head.loss(queries, references, torch.as_tensor(batch.product).to(device))
+            }
 
     @torch.inference_mode()
     def validate(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
         """Recall@1 of the held-out picks within their container, one view, best reference per product."""
-        products = sorted({name for pick in self.validation for name in pick.container if self.index.references.get(name)})
+        products = sorted(
+            {name for pick in self.validation for name in pick.container if self.index.references.get(name)}
+        )
         owners, crops = [], []
         for number, name in enumerate(products):
             for path in self.index.references[name]:
                 owners.append(number)
                 crops.append(self.dataset.reference_crop(path))
         gallery = self._embed(backbone, crops, device)
-        queries = self._embed(backbone, [self.dataset.query_crop(p, "PickRGB") for p in self.validation], device)
+        queries = self._embed(
+            backbone, [self.dataset.query_crop(p, "PickRGB") for p in self.validation], device
+        )
         similarity = queries @ gallery.T
         best = np.full((len(queries), len(products)), -np.inf, np.float32)
         np.maximum.at(best.T, np.asarray(owners), similarity.T)
@@ -89,7 +103,9 @@ class IdentificationTask:
         hits = 0
         for row, pick in enumerate(self.validation):
             candidates = [position[name] for name in pick.container if name in position]
-            hits += bool(candidates) and products[max(candidates, key=lambda c: best[row, c])] == pick.product_id
+            hits += (
+                bool(candidates) and products[max(candidates, key=lambda c: best[row, c])] == pick.product_id
+            )
         return {"recall@1": hits / max(1, len(self.validation))}
 
     def _embed(self, backbone: nn.Module, crops: list[np.ndarray], device: torch.device) -> np.ndarray:

@@ -122,7 +122,7 @@ class PerceptionPipeline:
         with _timed(timings, "total"):
             candidates = self.candidates(image, timings_ms=timings)
             with _timed(timings, "postprocess"):
-                objects = to_objects(candidates, self._segmentation_settings().labels)
+                objects = to_objects(candidates, self.segmentation_settings.labels)
             with _timed(timings, "identification"):
                 objects = self._identify(image, objects, manifest)
         return objects.replace(timings_ms=timings)
@@ -146,7 +146,7 @@ class PerceptionPipeline:
             BundleError: the bundle does not segment.
         """
         check_image(image)
-        settings = self._segmentation_settings()
+        settings = self.segmentation_settings
         timings = {} if timings_ms is None else timings_ms
         with _timed(timings, "letterbox"):
             letterbox = Letterbox.fit(image.shape[:2], settings.input_size)
@@ -172,21 +172,56 @@ class PerceptionPipeline:
         return Candidates(np.clip(scores[kept], 0, 1), labels[kept], logits[kept], letterbox)
 
     def crop(
-        self, image: NDArray[np.uint8], box: NDArray[np.float32], mask: NDArray[np.bool_] | None = None
+        self,
+        image: NDArray[np.uint8],
+        *,
+        box: NDArray[np.float32] | None = None,
+        mask: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.uint8]:
-        """Cut an object out of an image as the identification graph wants it: uint8 ``[S, S, 3]``.
+        """Cut an object out of an image as the identification graph wants it.
 
         Args:
             image: uint8 ``[H, W, 3]`` RGB.
-            box: ``[4]`` xyxy in pixels of ``image``.
-            mask: bool ``[H, W]``, the object's pixels; others become background.
+            box: ``[4]`` xyxy in pixels of ``image``; tight around ``mask`` when not given, the whole image,
+                without margin, when there is neither.
+            mask: bool ``[H, W]``, the object's pixels, at least one; others become background.
+
+        Returns:
+            uint8 ``[S, S, 3]``.
+
+        Raises:
+            InvalidImageError: the image is not uint8 ``[H, W, 3]``.
+            BundleError: the bundle does not identify.
         """
-        settings = self._identification_settings()
+        settings = self.identification_settings
+        height, width = check_image(image).shape[:2]
+        margin = settings.margin
+        if box is None and mask is not None:
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
+        elif box is None:
+            box, margin = np.array([0, 0, width, height], dtype=np.float32), 0.0
         return crop_object(
-            image,
-            box,
+            image, box, size=settings.crop_size, mask=mask, margin=margin, background=settings.background
+        )
+
+    def crop_reference(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Cut the product out of a reference image as the identification graph wants it.
+
+        Args:
+            image: uint8 ``[H, W, 3]`` RGB; a plain background is removed.
+
+        Returns:
+            uint8 ``[S, S, 3]``.
+
+        Raises:
+            InvalidImageError: the image is not uint8 ``[H, W, 3]``.
+            BundleError: the bundle does not identify.
+        """
+        settings = self.identification_settings
+        return crop_reference(
+            check_image(image),
             size=settings.crop_size,
-            mask=mask,
             margin=settings.margin,
             background=settings.background,
         )
@@ -204,7 +239,7 @@ class PerceptionPipeline:
             InvalidImageError: a crop is not uint8 ``[H, W, 3]``.
             BundleError: the bundle does not identify.
         """
-        settings = self._identification_settings()
+        settings = self.identification_settings
         size = (settings.crop_size, settings.crop_size)
         batch = np.empty((len(crops), *size, 3), dtype=np.uint8)
         for slot, crop in zip(batch, crops, strict=True):
@@ -233,26 +268,19 @@ class PerceptionPipeline:
             InvalidImageError: an image is not uint8 ``[H, W, 3]``, is empty or too large.
             BundleError: the bundle does not identify.
         """
-        settings = self._identification_settings()
-        return self.embed_crops(
-            [
-                crop_reference(
-                    check_image(image),
-                    size=settings.crop_size,
-                    margin=settings.margin,
-                    background=settings.background,
-                )
-                for image in images
-            ]
-        )
+        return self.embed_crops([self.crop_reference(image) for image in images])
 
-    def _segmentation_settings(self) -> SegmentationSpec:
+    @property
+    def segmentation_settings(self) -> SegmentationSpec:
+        """The bundle's section of that name; BundleError when it has none."""
         settings = self.bundle.manifest.segmentation
         if settings is None:
             raise BundleError(f"model bundle {self.bundle.path} does not segment; choose one that does")
         return settings
 
-    def _identification_settings(self) -> IdentificationSpec:
+    @property
+    def identification_settings(self) -> IdentificationSpec:
+        """The bundle's section of that name; BundleError when it has none."""
         settings = self.bundle.manifest.identification
         if settings is None:
             raise BundleError(f"model bundle {self.bundle.path} does not identify; choose one that does")
@@ -281,13 +309,13 @@ class PerceptionPipeline:
     def _object_crop(self, image: NDArray[np.uint8], objects: Objects, i: int) -> NDArray[np.uint8]:
         """Crop object ``i`` from its surroundings alone: large images cost no more than small ones."""
         x1, y1, x2, y2 = objects.boxes[i].tolist()
-        reach = max(x2 - x1, y2 - y1) * (1 + self._identification_settings().margin) / 2
+        reach = max(x2 - x1, y2 - y1) * (1 + self.identification_settings.margin) / 2
         left, top = max(math.floor((x1 + x2) / 2 - reach), 0), max(math.floor((y1 + y2) / 2 - reach), 0)
         right, bottom = math.ceil((x1 + x2) / 2 + reach), math.ceil((y1 + y2) / 2 + reach)
         assert objects.instance_mask is not None
         visible = objects.instance_mask[top:bottom, left:right] == objects.instance_ids[i]
         box = objects.boxes[i] - np.array([left, top, left, top], dtype=np.float32)
-        return self.crop(image[top:bottom, left:right], box, visible)
+        return self.crop(image[top:bottom, left:right], box=box, mask=visible)
 
 
 def _check_bundle(bundle: ModelBundle, sessions: Mapping[str, Session]) -> None:

@@ -6,18 +6,23 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.progress import Progress
+
 from mca_perception.deploy.bundle import ModelBundle
 from mca_perception.errors import SourceError
+from mca_perception.identification.gallery import Gallery
 from mca_perception.ros.contact_sheet import write_contact_sheet
 from mca_perception.ros.descriptions import armbench
 from mca_perception.ros.engine import bundle_folder
 from mca_perception.ros.gallery_builder import build_gallery, find_references
 from mca_perception.ros.processes import ProcessGroup, RunningNode
+from mca_perception.ros.sources import open_source
 from mca_perception.ros.transport import configure_transport
 
 __all__ = ["DemoFailure", "DemoSettings", "run_demo"]
@@ -25,7 +30,7 @@ __all__ = ["DemoFailure", "DemoSettings", "run_demo"]
 DEFAULT_FRAMES = 40
 ENOUGH_FRAMES = 20
 SUBSET = "mix-object-tote"
-PRODUCTS = 120
+PRODUCTS = 60
 START_LIMIT_S, FRAME_LIMIT_S = 180.0, 30.0
 
 
@@ -39,6 +44,7 @@ class DemoSettings:
 
     Attributes:
         source: the user's folder, video, bag or camera; ``None`` synthesises totes.
+        topic: image topic of a bag that has several.
         frames: images to send; ``None`` takes 40 totes or camera images, or all of a file.
         rate_hz: images per second at most; 0 sends the next as soon as the last but one is answered.
         gallery: gallery file; ``None`` builds one where there are reference images.
@@ -48,6 +54,7 @@ class DemoSettings:
     out: Path
     model: str = "models/nano"
     source: str | None = None
+    topic: str = ""
     frames: int | None = None
     rate_hz: float = 0.0
     gallery: Path | None = None
@@ -68,12 +75,17 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
         McaError: model, source or gallery cannot be used.
         DemoFailure: a process failed, frames were lost, or too few came through.
     """
+    # What the processes would stumble over is opened here first, where it can be said in one line.
     model = bundle_folder(settings.model)
     bundle = ModelBundle.open(model)
     say(
         f"model: {bundle.manifest.name} ({model}), backbone of "
         f"{bundle.manifest.backbone.parameters / 1e6:.1f} M parameters"
     )
+    if settings.source is not None:
+        open_source(settings.source, topic=settings.topic).close()
+    if settings.gallery is not None:
+        Gallery.open(settings.gallery, model=bundle.fingerprint, create=False).close()
     out = settings.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     source = settings.source or str(_synthesise(settings, out, say))
@@ -87,6 +99,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
             "model": str(model.resolve()),
             "gallery": str(gallery) if gallery else "",
             "source": source if source.startswith("/dev/") else str(Path(source).resolve()),
+            "topic": settings.topic,
             "rate_hz": str(settings.rate_hz),
             "max_frames": str(frames),
             "frame_policy": "every_frame",
@@ -131,9 +144,18 @@ def _synthesise(settings: DemoSettings, out: Path, say: Callable[[str], None]) -
     )
     say(f"synthesising {count} totes with {PRODUCTS} products (seed {settings.seed}) ...")
     started = time.monotonic()
-    write_totes(totes, max(1, min(os.cpu_count() or 1, 8)))
+    with _progress("totes") as progress:
+        write_totes(totes, max(1, min(os.cpu_count() or 1, 8)), progress)
     say(f"  done in {time.monotonic() - started:.0f} s: {totes.out}")
     return totes.out / SUBSET
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, on terminals only."""
+    with Progress(transient=True) as bar:
+        task = bar.add_task(unit)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _gallery(
@@ -149,7 +171,8 @@ def _gallery(
     say(f"building the gallery from {references} ...")
     started = time.monotonic()
     target = out / "products.gallery"
-    count = build_gallery(model, references, target)
+    with _progress("products") as progress:
+        count = build_gallery(model, references, target, progress)
     say(f"  {count} products in {time.monotonic() - started:.0f} s")
     return target
 

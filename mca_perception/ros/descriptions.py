@@ -57,6 +57,7 @@ ARMBENCH_ARGUMENTS = (
     LaunchArgument(
         "source", "", "Folder, video, /dev/videoN or bag to publish. Empty: use a running camera."
     ),
+    LaunchArgument("topic", "", "Image topic of a bag that has several."),
     LaunchArgument("rate_hz", "0.0", "Images per second of the source. 0: its own pace."),
     LaunchArgument("max_frames", "0", "Images that the source sends. 0: all."),
     LaunchArgument("loop", "false", "Whether the source starts again at its end.", ("true", "false")),
@@ -131,6 +132,7 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
                 "source",
                 parameters={
                     "source": values["source"],
+                    "topic": values["topic"],
                     "rate_hz": _number("rate_hz", values),
                     "max_frames": int(_number("max_frames", values)),
                     "loop": values["loop"] == "true",

@@ -59,14 +59,22 @@ class AnswerTracker:
         self._waiting[stamp_ns] = self._clock()
 
     def answer(self, stamp_ns: int) -> None:
-        """Objects with this stamp came in. Stamps of other sources are ignored."""
-        if self._waiting.pop(stamp_ns, None) is not None:
-            self.answered += 1
+        """Objects with this stamp came in. Stamps of other sources are ignored.
+
+        Images are processed in order: those sent before this one and still waiting have been dropped.
+        """
+        if self._waiting.pop(stamp_ns, None) is None:
+            return
+        self.answered += 1
+        self._give_up([waiting for waiting in self._waiting if waiting < stamp_ns])
 
     def in_flight(self) -> int:
         """Images without an answer; those older than the time limit are given up and counted."""
         limit = self._clock() - self._timeout_s
-        for stamp_ns in [stamp for stamp, moment in self._waiting.items() if moment <= limit]:
-            del self._waiting[stamp_ns]
-            self.unanswered += 1
+        self._give_up([stamp for stamp, moment in self._waiting.items() if moment <= limit])
         return len(self._waiting)
+
+    def _give_up(self, stamps: list[int]) -> None:
+        for stamp in stamps:
+            del self._waiting[stamp]
+        self.unanswered += len(stamps)

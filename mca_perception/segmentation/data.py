@@ -138,11 +138,13 @@ def _sample_view(
 ) -> NDArray[np.uint8]:
     scale = float(np.sqrt(abs(np.linalg.det(transform[:, :2]))))
     if scale < 0.5:  # shrink by area first, or bilinear sampling aliases
-        shrunk = cv2.resize(image, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA)
+        shrunk = np.asarray(
+            cv2.resize(image, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA), np.uint8
+        )
         ratio = np.array([image.shape[1] / shrunk.shape[1], image.shape[0] / shrunk.shape[0]])
         transform = np.column_stack([transform[:, :2] * ratio, transform[:, 2]])
         image = shrunk
-    return cv2.warpAffine(
+    view = cv2.warpAffine(
         image,
         _pixel_transform(transform),
         size[::-1],
@@ -150,27 +152,39 @@ def _sample_view(
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=(FILL,) * 3,
     )
+    return np.asarray(view, np.uint8)
 
 
 def _draw(
-    canvas: NDArray[np.uint16], annotation: Annotation, transform: NDArray[np.float64], value: int, record: ImageRecord
+    canvas: NDArray[np.uint16],
+    annotation: Annotation,
+    transform: NDArray[np.float64],
+    value: int,
+    record: ImageRecord,
 ) -> None:
     if isinstance(annotation.segmentation, list):
         for polygon in annotation.segmentation:
-            points = np.asarray(polygon, np.float64).reshape(-1, 2) @ transform[:, :2].T + transform[:, 2] - 0.5
-            cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], float(value), lineType=cv2.LINE_8, shift=4)
+            points = (
+                np.asarray(polygon, np.float64).reshape(-1, 2) @ transform[:, :2].T + transform[:, 2] - 0.5
+            )
+            cv2.fillPoly(
+                canvas, [np.round(points * 16).astype(np.int32)], float(value), lineType=cv2.LINE_8, shift=4
+            )
         return
     mask = rasterise(annotation, record.height, record.width).astype(np.uint8)
     warped = cv2.warpAffine(mask, _pixel_transform(transform), canvas.shape[::-1], flags=cv2.INTER_NEAREST)
     canvas[warped > 0] = value
 
 
-def _change_colours(view: NDArray[np.uint8], rng: np.random.Generator, brightness: float) -> NDArray[np.uint8]:
+def _change_colours(
+    view: NDArray[np.uint8], rng: np.random.Generator, brightness: float
+) -> NDArray[np.uint8]:
     if rng.random() < 0.5:
         view = view[..., rng.permutation(3)]
     gain = 1.0 + rng.uniform(-brightness, brightness)
     offset = rng.uniform(-20, 20)
-    return cv2.convertScaleAbs(np.ascontiguousarray(view), alpha=gain, beta=max(offset, -127 * gain))
+    changed = cv2.convertScaleAbs(np.ascontiguousarray(view), alpha=gain, beta=max(offset, -127 * gain))
+    return np.asarray(changed, np.uint8)
 
 
 def build_targets(instances: NDArray[np.uint16], labels: NDArray[np.int64]) -> SegmentationTargets:

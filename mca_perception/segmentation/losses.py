@@ -33,6 +33,7 @@ class SegmentationTargets:
     areas: Tensor
 
     def to(self, device: torch.device) -> SegmentationTargets:
+        """The same targets on another device."""
         return SegmentationTargets(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
@@ -90,7 +91,9 @@ def segmentation_loss(
         if len(truth.labels) == 0:
             continue
         tokens, owner = assign_tokens(truth, *grid)
-        logits = (output.kernels[index, tokens] @ output.basis[index].flatten(1)).view(-1, *truth.masks.shape[1:])
+        logits = (output.kernels[index, tokens] @ output.basis[index].flatten(1)).view(
+            -1, *truth.masks.shape[1:]
+        )
         masks = truth.masks[owner]
         bce.append(F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=(1, 2)))
         dice.append(dice_loss(logits, masks))

@@ -65,7 +65,9 @@ class ConvBlock(nn.Sequential):
     """3x3 convolution, normalisation, GELU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), channel_norm(outputs), nn.GELU())
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), channel_norm(outputs), nn.GELU()
+        )
 
 
 class MaskFeatures(nn.Module):
@@ -85,6 +87,7 @@ class MaskFeatures(nn.Module):
         self.out = nn.Conv2d(dim, config.mask_dim, 1)
 
     def forward(self, feature_map: Tensor, images: Tensor) -> Tensor:
+        """``[N, D, H/16, W/16]`` map and ``[N, 3, H, W]`` images to ``[N, mask_dim, H/4, W/4]``."""
         stem4 = self.stem4(images)
         fused8 = self.fuse8(self.up8(feature_map) + self.stem8(stem4))
         return self.out(self.fuse4(self.up4(fused8) + stem4))
@@ -102,6 +105,8 @@ class SegmentationHead(nn.Module):
         self.kernel_tower = ConvBlock(config.hidden_dim, config.hidden_dim)
         self.classify = nn.Conv2d(config.hidden_dim, len(config.labels), 1)
         self.kernel = nn.Conv2d(config.hidden_dim, config.mask_dim + POSITION_TERMS, 1)
+        assert self.classify.bias is not None
+        assert self.kernel.bias is not None
         nn.init.constant_(self.classify.bias, -4.0)  # a token is an object's centre in about 2 % of cases
         nn.init.normal_(self.kernel.weight, std=0.01)
         nn.init.zeros_(self.kernel.bias)
@@ -161,7 +166,10 @@ def _shift_kernels(kernels: Tensor, centres: Tensor) -> Tensor:
 
     So that a mask is a single matrix product with a basis that all tokens share.
     """
-    features, (one, x, y, xx, xy, yy) = kernels[..., :-POSITION_TERMS], kernels[..., -POSITION_TERMS:].unbind(-1)
+    features, (one, x, y, xx, xy, yy) = (
+        kernels[..., :-POSITION_TERMS],
+        kernels[..., -POSITION_TERMS:].unbind(-1),
+    )
     cx, cy = centres[:, 0], centres[:, 1]
     absolute = torch.stack(
         [

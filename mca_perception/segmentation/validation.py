@@ -1,5 +1,6 @@
-"""Quick average precision while training, at the resolution of the mask features. The judge of record is
-:mod:`mca_perception.segmentation.evaluation`, in original pixels.
+"""Quick average precision while training, at the resolution of the mask features.
+
+The judge of record is :mod:`mca_perception.segmentation.evaluation`, in original pixels.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ def stride4_average_precision(
     predictions: list[tuple[NDArray[Any], ...]],
     truths: list[tuple[NDArray[np.bool_], NDArray[np.int64]]],
 ) -> dict[str, float]:
-    """COCO mask AP50, AP75 and AP, classes averaged.
+    """COCO mask AP50, AP75 and AP, classes averaged, and the score threshold with the best F1 at IoU 0.5.
 
     Args:
         predictions: per image ``(scores [K], labels [K], mask_logits [K, h, w])``.
         truths: per image ``(masks [M, h, w], labels [M])``.
     """
-    annotations, detections = [], []
+    annotations: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
     for image_id, ((masks, labels), (scores, kinds, logits)) in enumerate(
         zip(truths, predictions, strict=True), 1
     ):
@@ -61,16 +63,27 @@ def stride4_average_precision(
                 }
             )
     if not annotations or not detections:
-        return {"mask_map50": 0.0, "mask_map75": 0.0, "mask_map": 0.0}
+        return {"mask_map": 0.0, "mask_map50": 0.0, "mask_map75": 0.0}
     sizes = [logits.shape[1:] for _, _, logits in predictions]
     with redirect_stdout(io.StringIO()):
-        stats = _evaluate(annotations, detections, sizes)
-    return dict(zip(("mask_map", "mask_map50", "mask_map75"), map(float, stats[:3]), strict=True))
+        evaluation = _evaluate(annotations, detections, sizes)
+    stats = dict(zip(("mask_map", "mask_map50", "mask_map75"), map(float, evaluation.stats[:3]), strict=True))
+    return {**stats, "score_threshold": _best_threshold(evaluation)}
+
+
+def _best_threshold(evaluation: COCOeval) -> float:
+    """Score at the point of the AP50 precision-recall curve with the best F1, classes averaged."""
+    precision = evaluation.eval["precision"][0, :, :, 0, -1].clip(min=0)
+    recall = evaluation.params.recThrs[:, None]
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    scores = evaluation.eval["scores"][0, :, :, 0, -1]
+    best = f1.argmax(axis=0)
+    return round(float(scores[best, np.arange(scores.shape[1])].mean()), 3)
 
 
 def _evaluate(
-    annotations: list[dict[str, Any]], detections: list[dict[str, Any]], sizes: list[tuple[int, int]]
-) -> NDArray[np.float64]:
+    annotations: list[dict[str, Any]], detections: list[dict[str, Any]], sizes: list[tuple[int, ...]]
+) -> COCOeval:
     truth = COCO()
     truth.dataset = {
         "images": [
@@ -84,4 +97,4 @@ def _evaluate(
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    return evaluation.stats
+    return evaluation

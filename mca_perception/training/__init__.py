@@ -1,0 +1,1 @@
+"""Training: recipes, the one loop, runs as folders, and their export to model bundles."""

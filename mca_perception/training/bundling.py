@@ -17,12 +17,16 @@ from torch.export import Dim
 from mca_perception.deploy.bundle import ModelBundle, write_bundle
 from mca_perception.deploy.export import export_graph, largest_difference
 from mca_perception.errors import RecipeError
+from mca_perception.identification.task import IdentificationModule
+from mca_perception.training.loop import validate
 from mca_perception.training.model import PerceptionModel
 from mca_perception.training.recipe import Recipe
+from mca_perception.training.run import load_run
 
 # Exported graphs must reproduce the trained model to this, on a random input.
 TOLERANCE = 1e-3
 MAX_BATCH = 256
+DEFAULT_THRESHOLD = 0.4
 
 
 class _Predict(nn.Module):
@@ -33,11 +37,45 @@ class _Predict(nn.Module):
         self.head = head
 
     def forward(self, features: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.head.predict(features, images)  # type: ignore[operator, no-any-return]
+        return self.head.predict(features, images)  # type: ignore[operator]
+
+
+def bundle_run(run: Path, directory: Path, *, version: str) -> ModelBundle:
+    """Export a finished training run; the score threshold is chosen on the recipe's validation split.
+
+    Raises:
+        RecipeError: the run is not finished, or a graph does not reproduce the model.
+    """
+    recipe, model, tasks, log = load_run(run)
+    round_to_half(model)
+    validation = validate(model, tasks, torch.device("cpu"))
+    final = log[-1]
+    facts = {
+        "steps": final["step"],
+        "minutes": final["minutes"],
+        "device": final.get("device", "unknown"),
+        "validation": validation,
+    }
+    threshold = validation.get("segmentation/score_threshold", DEFAULT_THRESHOLD)
+    calibrated_on = "defaults"
+    if recipe.segmentation is not None:
+        section = recipe.segmentation
+        calibrated_on = (
+            f"{section.subset}/{section.validation_split} of the training data, best F1 at mask IoU 0.5"
+        )
+    return write_model_bundle(
+        recipe,
+        model,
+        directory,
+        training=facts,
+        version=version,
+        score_threshold=threshold,
+        calibrated_on=calibrated_on,
+    )
 
 
 def round_to_half(model: nn.Module) -> None:
-    """Round every weight to float16 in place, so that the half-size weights file and the graphs hold the same numbers."""
+    """Round every weight to float16 in place: the half-size weights file and the graphs then hold the same numbers."""
     with torch.no_grad():
         for tensor in model.state_dict().values():
             if tensor.is_floating_point():
@@ -50,9 +88,9 @@ def write_model_bundle(
     directory: Path,
     *,
     training: Mapping[str, Any],
-    version: str = "0.1.0",
-    score_threshold: float = 0.4,
-    calibrated_on: str = "default",
+    version: str,
+    score_threshold: float,
+    calibrated_on: str,
 ) -> ModelBundle:
     """Export ``model`` and write the bundle.
 
@@ -60,7 +98,7 @@ def write_model_bundle(
         recipe: what the model was trained by; decides input sizes and labels.
         model: trained weights; rounded to float16 in place.
         directory: bundle folder, replaced as a whole.
-        training: facts for the manifest and the model card (steps, minutes, device, data, validation metrics).
+        training: facts for the manifest and the model card (steps, minutes, device, validation metrics).
         version: version of the bundle.
         score_threshold: operating point of the segmentation.
         calibrated_on: data on which that threshold was chosen.
@@ -72,7 +110,9 @@ def write_model_bundle(
     round_to_half(model)
     with tempfile.TemporaryDirectory() as folder:
         graphs, differences = _export_graphs(recipe, model, Path(folder))
-        files: dict[str, str | Path | bytes] = {entry["file"]: Path(folder) / entry["file"] for entry in graphs.values()}
+        files: dict[str, str | Path | bytes] = {
+            entry["file"]: Path(folder) / entry["file"] for entry in graphs.values()
+        }
         files["weights.safetensors"] = save({k: v.half().contiguous() for k, v in model.state_dict().items()})
         fields = _manifest_fields(recipe, model, version, score_threshold, calibrated_on)
         fields["graphs"] = graphs
@@ -91,7 +131,9 @@ def _export_graphs(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     batch = Dim("N", min=1, max=MAX_BATCH)
     patch = model.backbone.patch_size
-    height, width = recipe.segmentation.input_size if recipe.segmentation else (2 * (recipe.backbone.img_size,))
+    height, width = (
+        recipe.segmentation.input_size if recipe.segmentation else (2 * (recipe.backbone.img_size,))
+    )
     images = torch.rand(2, 3, height, width) * 2 - 1
     sides = {2: patch * Dim("rows", min=2, max=128), 3: patch * Dim("columns", min=2, max=128)}
     jobs: dict[str, tuple[nn.Module, dict[str, Tensor], list[str], dict[str, Any]]] = {
@@ -108,7 +150,7 @@ def _export_graphs(
         )
     if recipe.identification is not None:
         jobs["identification"] = (
-            model.heads["identification"].head,  # type: ignore[dict-item, union-attr]
+            _embedding_head(model),
             {"features": features},
             ["embeddings"],
             {"features": {0: batch, 1: Dim("tokens", min=2, max=128 * 128)}},
@@ -120,9 +162,17 @@ def _export_graphs(
         differences[name] = largest_difference(module, inputs, outputs, path)
         if differences[name] > TOLERANCE:
             raise RecipeError(
-                f"graph {name} differs from the model by {differences[name]:.2g} (limit {TOLERANCE}); nothing was written"
+                f"graph {name} differs from the model by {differences[name]:.2g} (limit {TOLERANCE}); "
+                "nothing was written"
             )
     return graphs, differences
+
+
+def _embedding_head(model: PerceptionModel) -> nn.Module:
+    """The identification head without its training loss."""
+    module = model.heads["identification"]
+    assert isinstance(module, IdentificationModule)
+    return module.head
 
 
 def _manifest_fields(
@@ -160,6 +210,6 @@ def _manifest_fields(
             "embedding_dim": identification.embedding_dim,
             "margin": identification.margin,
             "background": 127,
-            "parameters": sum(p.numel() for p in model.heads["identification"].head.parameters()),  # type: ignore[union-attr]
+            "parameters": sum(p.numel() for p in _embedding_head(model).parameters()),
         }
     return fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,11 @@ class TrainingState:
 
 
 def save_training_state(
-    path: Path, model: nn.Module, average: WeightAverage, optimiser: torch.optim.Optimizer, state: TrainingState
+    path: Path,
+    model: nn.Module,
+    average: WeightAverage,
+    optimiser: torch.optim.Optimizer,
+    state: TrainingState,
 ) -> None:
     """Write everything that a run needs to go on, atomically."""
     content = {
@@ -40,7 +43,7 @@ def save_training_state(
     }
     temporary = path.with_suffix(".tmp")
     torch.save(content, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def load_training_state(
@@ -65,8 +68,10 @@ def load_training_state(
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write a model's weights as safetensors, atomically."""
     temporary = path.with_suffix(".tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)
-    os.replace(temporary, path)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary
+    )
+    temporary.replace(path)
 
 
 def load_shared_weights(path: Path, model: nn.Module) -> list[str]:
@@ -78,7 +83,11 @@ def load_shared_weights(path: Path, model: nn.Module) -> list[str]:
     if not path.is_file():
         raise RecipeError(f"init_from: {path} does not exist; train that recipe first")
     stored, target = load_file(path), model.state_dict()
-    shared = {name: tensor for name, tensor in stored.items() if name in target and target[name].shape == tensor.shape}
+    shared = {
+        name: tensor
+        for name, tensor in stored.items()
+        if name in target and target[name].shape == tensor.shape
+    }
     if not shared:
         raise RecipeError(f"init_from: {path} shares no weights with this recipe's model")
     model.load_state_dict(shared, strict=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from mca_perception.training.recipe import Recipe
 from mca_perception.training.schedule import WeightAverage, learning_rate, parameter_groups, progress
 from mca_perception.training.task import Task
 
+LOG = "log.jsonl"
 LOG_EVERY_STEPS = 50
 console = Console(stderr=True)
 
@@ -46,10 +49,14 @@ class EndlessBatches:
             except StopIteration:
                 self.iterator = iter(self.task.batches(self.seed + 1000 * self.epoch))
                 self.epoch += 1
-        raise RecipeError(f"task {self.task.name} has less data than one batch; add data or lower its batch_size")
+        raise RecipeError(
+            f"task {self.task.name} has less data than one batch; add data or lower its batch_size"
+        )
 
 
-def train(recipe: Recipe, model: PerceptionModel, tasks: list[Task], out: Path, *, resume: bool = False) -> TrainingState:
+def train(
+    recipe: Recipe, model: PerceptionModel, tasks: list[Task], out: Path, *, resume: bool = False
+) -> TrainingState:
     """Train until the budget is used; leaves the averaged weights in ``model``.
 
     Args:
@@ -60,7 +67,10 @@ def train(recipe: Recipe, model: PerceptionModel, tasks: list[Task], out: Path, 
         resume: go on from ``state.pt`` when it is there.
 
     Returns:
-        The final state with the last validation metrics. ``KeyboardInterrupt`` saves the state before it propagates.
+        The final state with the last validation metrics.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and the state saved.
     """
     torch.manual_seed(recipe.seed)
     device = select_device(recipe.device)
@@ -75,17 +85,23 @@ def train(recipe: Recipe, model: PerceptionModel, tasks: list[Task], out: Path, 
     backbone: nn.Module = torch.compile(model.backbone, dynamic=False) if recipe.compile else model.backbone  # type: ignore[assignment]
     sources = {task.name: EndlessBatches(task, recipe.seed, first_epoch=state.step) for task in tasks}
     run = _Run(recipe, model, backbone, tasks, sources, optimiser, average, device, out)
-    try:
-        run.until_done(state)
-    except KeyboardInterrupt:
-        save_training_state(checkpoint, model, average, optimiser, state)
-        console.print(f"interrupted at step {state.step}; go on with --resume")
-        raise
+    with _stop_requests() as stop:
+        run.until_done(state, stop)
     save_training_state(checkpoint, model, average, optimiser, state)
+    if stop.is_set():
+        console.print(f"stopped at step {state.step}; go on with --resume")
+        raise KeyboardInterrupt
     average.swap(model)
     save_weights(out / WEIGHTS, model)
     state.metrics = validate(model, tasks, device)
-    run.log({"step": state.step, "minutes": round(state.minutes, 2), "final": True, **state.metrics})
+    run.log(
+        {
+            "step": state.step,
+            "minutes": round(state.minutes, 2),
+            "device": describe_device(device),
+            **state.metrics,
+        }
+    )
     return state
 
 
@@ -111,21 +127,26 @@ class _Run:
         self.reduced_precision = uses_bfloat16(recipe.precision, device)
         out.mkdir(parents=True, exist_ok=True)
 
-    def until_done(self, state: TrainingState) -> None:
+    def until_done(self, state: TrainingState, stop: threading.Event) -> None:
         budget = self.recipe.budget
         saved = validated = state.minutes
         window: dict[str, float] = {}
-        while progress(state.step, state.minutes, budget) < 1.0:
+        counted = 0
+        while progress(state.step, state.minutes, budget) < 1.0 and not stop.is_set():
             started = time.monotonic()
             lr = learning_rate(state.step, progress(state.step, state.minutes, budget), self.recipe.optimiser)
             for name, value in self.step(state.step, lr).items():
                 window[name] = window.get(name, 0.0) + float(value)
+            counted += 1
             state.step += 1
             state.minutes += (time.monotonic() - started) / 60
             if state.step % LOG_EVERY_STEPS == 0:
-                means = {name: round(value / LOG_EVERY_STEPS, 4) for name, value in window.items()}
-                self.log({"step": state.step, "minutes": round(state.minutes, 2), "lr": round(lr, 6), **means})
+                means = {name: round(value / counted, 4) for name, value in window.items()}
+                self.log(
+                    {"step": state.step, "minutes": round(state.minutes, 2), "lr": round(lr, 6), **means}
+                )
                 window.clear()
+                counted = 0
             if state.minutes - saved >= budget.checkpoint_minutes:
                 save_training_state(self.out / "state.pt", self.model, self.average, self.optimiser, state)
                 saved = state.minutes
@@ -148,18 +169,22 @@ class _Run:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced_precision):
                 losses = task.losses(self.backbone, next(self.sources[task.name]), self.device)
             # One backward pass per task keeps only one task's activations in memory.
-            (task.weight * torch.stack(list(losses.values())).sum()).backward()
-            terms.update({f"{task.name}/{name}": value.detach() * task.every for name, value in losses.items()})
+            (task.weight * torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+            terms.update(
+                {f"{task.name}/{name}": value.detach() * task.every for name, value in losses.items()}
+            )
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimiser.clip_norm)
         if not torch.isfinite(norm):
-            raise RecipeError(f"the gradient is not finite at step {number}; lower optimiser.lr or use precision=fp32")
+            raise RecipeError(
+                f"the gradient is not finite at step {number}; lower optimiser.lr or use precision=fp32"
+            )
         self.optimiser.step()
         self.average.update(self.model, number)
         return terms
 
     def log(self, entry: dict[str, Any]) -> None:
         """One JSON line to ``log.jsonl`` and to the console."""
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as stream:
+        with (self.out / LOG).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
         console.print("  ".join(f"{key} {value}" for key, value in entry.items()), highlight=False)
 
@@ -172,6 +197,19 @@ def validate(model: PerceptionModel, tasks: list[Task], device: torch.device) ->
             for task in tasks
             for name, value in task.validate(model.backbone, device).items()
         }
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that a step is never cut in half."""
+    stop = threading.Event()
+    handled = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, lambda *_: stop.set()) for number in handled]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(handled, previous, strict=True):
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -196,5 +234,13 @@ def uses_bfloat16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    capabilities: Mapping[str, Any] = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def describe_device(device: torch.device) -> str:
+    """Name of the hardware, for logs and model cards."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = torch.cpu.get_capabilities().get("cpu_name", "CPU") if device.type == "cpu" else device.type
+    return f"{name}, {torch.get_num_threads()} threads"

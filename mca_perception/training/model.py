@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from mca_perception.backbone import BEiT3, create_backbone, load_checkpoint
+from mca_perception.identification.task import IdentificationTask
 from mca_perception.segmentation.task import SegmentationTask
 from mca_perception.training.checkpoints import WEIGHTS, load_shared_weights
 from mca_perception.training.recipe import Recipe
@@ -30,8 +31,6 @@ def build(recipe: Recipe) -> tuple[PerceptionModel, list[Task]]:
     if recipe.segmentation is not None:
         tasks.append(SegmentationTask(recipe.segmentation, backbone.embed_dim, recipe.seed))
     if recipe.identification is not None:
-        from mca_perception.identification.task import IdentificationTask
-
         tasks.append(IdentificationTask(recipe.identification, backbone.embed_dim, recipe.seed))
     model = PerceptionModel(backbone, {task.name: task.head for task in tasks})
     if recipe.init_from is not None:

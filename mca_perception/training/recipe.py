@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from mca_perception.errors import RecipeError
 from mca_perception.identification.recipe import IdentificationRecipe
@@ -24,7 +32,7 @@ class BackboneSection(Section):
 
     name: str
     img_size: PositiveInt = 224
-    drop_path_rate: float = Field(0.0, ge=0, lt=1)
+    drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
     checkpoint: Path | None = None
 
 
@@ -33,12 +41,12 @@ class OptimiserSection(Section):
 
     lr: PositiveFloat = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     clip_norm: PositiveFloat = 1.0
     warmup_steps: PositiveInt = 200
-    flat_fraction: float = Field(0.6, ge=0, le=1)
-    final_lr_fraction: float = Field(0.02, ge=0, le=1)
-    ema_decay: float = Field(0.998, ge=0, lt=1)
+    flat_fraction: float = Field(default=0.6, ge=0, le=1)
+    final_lr_fraction: float = Field(default=0.02, ge=0, le=1)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
 
 
 class BudgetSection(Section):
@@ -103,7 +111,9 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} is not valid YAML: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()
+        )
         raise RecipeError(f"recipe {path}: {problems}") from error
 
 

@@ -32,7 +32,8 @@ def learning_rate(step: int, fraction: float, settings: OptimiserSection) -> flo
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Weight decay on matrices and kernels only: not on vectors, tokens or position tables."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim >= 2 and not name.endswith(("_token", "embed_positions.A.weight"))
         (decayed if is_matrix else plain).append(parameter)
@@ -48,6 +49,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
+        """Move the average towards the weights after optimiser step ``step``."""
         decay = min(self.decay, (1 + step) / (10 + step))
         names, parameters = zip(*model.named_parameters(), strict=True)
         torch._foreach_lerp_([self.tensors[name] for name in names], list(parameters), 1 - decay)

@@ -14,15 +14,18 @@ class Task(Protocol):
 
     Attributes:
         name: key of the head in the model and in the logs.
-        head: the trainable module, without the backbone.
         every: take part in every ``every``-th step.
         weight: factor on the summed losses.
     """
 
     name: str
-    head: nn.Module
     every: int
     weight: float
+
+    @property
+    def head(self) -> nn.Module:
+        """The trainable module, without the backbone."""
+        ...
 
     def batches(self, seed: int) -> Iterable[Any]:
         """One pass over the training data."""
@@ -35,4 +38,3 @@ class Task(Protocol):
     def validate(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
         """Metrics on the validation split; higher is better."""
         ...
-

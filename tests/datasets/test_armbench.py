@@ -45,7 +45,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_reads_picks_with_string_ids(root):
+def test_reads_picks_with_string_ids(root) -> None:
     index = read_identification(root)
     (found,) = index.picks
     assert (found.id, found.product_id, found.container) == ("0001", "007", ("007", "008", "009"))
@@ -66,7 +66,7 @@ def test_reads_picks_with_string_ids(root):
         {"PickRGB": [TRIANGLE, [[1, 2]], "x"]},
     ],
 )
-def test_polygon_spellings(root, polygons):
+def test_polygon_spellings(root, polygons) -> None:
     pick(root, "0001", polygons=polygons)
     assert read_identification(root).picks[0].polygons == {"PickRGB": [TRIANGLE]}
 
@@ -74,14 +74,14 @@ def test_polygon_spellings(root, polygons):
 @pytest.mark.parametrize(
     "polygons", [{}, None, {"PickRGB": None}, {"PickRGB": [[[1, 1], [2, float("nan")], [3, 3]]]}]
 )
-def test_missing_polygons_are_counted_and_kept(root, polygons):
+def test_missing_polygons_are_counted_and_kept(root, polygons) -> None:
     pick(root, "0001", polygons=polygons)
     index = read_identification(root)
     assert index.picks[0].polygons == {}
     assert index.incomplete["pick with views without polygon"] == 1
 
 
-def test_incomplete_picks_are_kept_and_counted(root):
+def test_incomplete_picks_are_kept_and_counted(root) -> None:
     pick(root, "0002", truth="009", views=("PickRGB",))
     pick(root, "0003", truth="elsewhere")
     index = read_identification(root)
@@ -91,7 +91,7 @@ def test_incomplete_picks_are_kept_and_counted(root):
     assert index.incomplete["pick whose product is not in its container"] == 1
 
 
-def test_numeric_truth_becomes_a_string(root):
+def test_numeric_truth_becomes_a_string(root) -> None:
     pick(root, "0001", truth=7)
     assert read_identification(root).picks[0].product_id == "7"
 
@@ -118,14 +118,14 @@ def overwrite(name: str, text: str):
         (lambda folder: [p.unlink() for p in folder.glob("*.jpg")], "pick without images"),
     ],
 )
-def test_unusable_picks_are_counted(root, damage, reason):
+def test_unusable_picks_are_counted(root, damage, reason) -> None:
     damage(pick(root, "0002"))
     index = read_identification(root)
     assert [p.id for p in index.picks] == ["0001"]
     assert index.skipped == Counter({reason: 1})
 
 
-def test_split_selects_picks(root):
+def test_split_selects_picks(root) -> None:
     pick(root, "0002")
     (root / "train-test-split.json").write_text(
         json.dumps({"trainset": ["0001"], "testset": ["0002", "0404"]})
@@ -141,14 +141,14 @@ def test_split_selects_picks(root):
 
 
 @pytest.mark.parametrize("name", ["../Picks/0001", "../../other/Picks/0001", "/etc", "..", "."])
-def test_split_cannot_lead_out_of_the_folder(root, name):
+def test_split_cannot_lead_out_of_the_folder(root, name) -> None:
     (root / "train-test-split.json").write_text(json.dumps({"testset": ["0001", name]}))
     assert [p.id for p in read_identification(root, split="testset").picks] == ["0001"]
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("container", [list, tuple, set, frozenset])
-def test_pickled_split_is_converted_once(root, protocol, container):
+def test_pickled_split_is_converted_once(root, protocol, container) -> None:
     content = OrderedDict(trainset=container(["0003"]), testset=container(["0001", "0002"]))
     (root / "train-test-split.pickle").write_bytes(pickle.dumps(content, protocol))
     assert read_splits(root) == {"trainset": {"0003"}, "testset": {"0001", "0002"}}
@@ -166,7 +166,7 @@ class Attack:
     "content",
     [pickle.dumps({"testset": [Attack()]}), b"damaged", b"", pickle.dumps(np.arange(3)), pickle.dumps([1])],
 )
-def test_harmful_or_damaged_pickles_are_refused(root, content, monkeypatch):
+def test_harmful_or_damaged_pickles_are_refused(root, content, monkeypatch) -> None:
     monkeypatch.chdir(root)
     (root / "train-test-split.pickle").write_bytes(content)
     with pytest.raises(DatasetError, match=r"cannot be read safely|must hold lists"):
@@ -176,13 +176,13 @@ def test_harmful_or_damaged_pickles_are_refused(root, content, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["Picks", "Reference_Images"])
-def test_missing_folders_are_refused(root, name):
+def test_missing_folders_are_refused(root, name) -> None:
     (root / name).rename(root / "elsewhere")
     with pytest.raises(DatasetError, match=f"no {name}/"):
         read_identification(root)
 
 
-def test_folder_without_usable_picks_is_refused(root):
+def test_folder_without_usable_picks_is_refused(root) -> None:
     (root / "Picks" / "0001" / "annotation.json").unlink()
     with pytest.raises(DatasetError, match="no usable pick"):
         read_identification(root)

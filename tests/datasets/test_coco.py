@@ -42,7 +42,7 @@ def write(root: Path, content: dict[str, Any], subset: str = "mix-object-tote", 
     return root
 
 
-def test_reads_records_by_category_name(tmp_path):
+def test_reads_records_by_category_name(tmp_path) -> None:
     split = CocoSplit.open(write(tmp_path, document()))
     (record,) = split.records
     first, second = record.annotations
@@ -56,7 +56,7 @@ def test_reads_records_by_category_name(tmp_path):
     assert len(split.sha256) == 64
 
 
-def test_subset_folder_itself_may_be_given(tmp_path):
+def test_subset_folder_itself_may_be_given(tmp_path) -> None:
     write(tmp_path, document(), subset="zoomed-out-tote-transfer-set", split="val")
     folder = tmp_path / "zoomed-out-tote-transfer-set"
     assert CocoSplit.open(folder, split="val").records
@@ -84,13 +84,13 @@ def with_image(**changes: Any) -> dict[str, Any]:
         ({"height": None}, "image entry incomplete"),
     ],
 )
-def test_unusable_images_are_counted(tmp_path, changes, reason):
+def test_unusable_images_are_counted(tmp_path, changes, reason) -> None:
     split = CocoSplit.open(write(tmp_path, with_image(**changes)))
     assert [r.image_id for r in split.records] == [1]
     assert split.skipped == Counter({reason: 1})
 
 
-def test_unreadable_image_is_counted(tmp_path):
+def test_unreadable_image_is_counted(tmp_path) -> None:
     write(tmp_path, with_image())
     (tmp_path / "mix-object-tote" / "images" / "two.png").write_bytes(b"not an image")
     assert CocoSplit.open(tmp_path).skipped == Counter({"image not readable": 1})
@@ -116,7 +116,7 @@ def test_unreadable_image_is_counted(tmp_path):
         ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "annotation with an invalid RLE"),
     ],
 )
-def test_unusable_annotations_are_counted(tmp_path, changes, reason):
+def test_unusable_annotations_are_counted(tmp_path, changes, reason) -> None:
     content = document()
     content["annotations"].append({**annotation(3), **changes})
     split = CocoSplit.open(write(tmp_path, content))
@@ -124,7 +124,7 @@ def test_unusable_annotations_are_counted(tmp_path, changes, reason):
     assert split.skipped == Counter({reason: 1})
 
 
-def test_polygon_over_the_border_is_clipped(tmp_path):
+def test_polygon_over_the_border_is_clipped(tmp_path) -> None:
     content = document()
     content["annotations"] = [annotation(1, segmentation=[[-10, -10, 20, -10, 20, 20, -10, 20]])]
     split = CocoSplit.open(write(tmp_path, content))
@@ -136,7 +136,7 @@ def test_polygon_over_the_border_is_clipped(tmp_path):
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_rle_is_read_and_drawn(tmp_path, compressed):
+def test_rle_is_read_and_drawn(tmp_path, compressed) -> None:
     truth = np.zeros((HEIGHT, WIDTH), np.uint8)
     truth[3:9, 40:60] = 1
     if compressed:
@@ -153,7 +153,7 @@ def test_rle_is_read_and_drawn(tmp_path, compressed):
     np.testing.assert_array_equal(rasterise(found, HEIGHT, WIDTH), truth.astype(bool))
 
 
-def test_clean_document_is_what_pycocotools_reads(tmp_path):
+def test_clean_document_is_what_pycocotools_reads(tmp_path) -> None:
     content = document()
     content["annotations"].append(annotation(3, segmentation=[[5, 5, 9, 9, 5, 5]]))
     write(tmp_path, content)
@@ -173,7 +173,7 @@ def test_clean_document_is_what_pycocotools_reads(tmp_path):
         )
 
 
-def test_limit_counts_usable_images(tmp_path):
+def test_limit_counts_usable_images(tmp_path) -> None:
     content = with_image()
     content["images"].insert(0, {"id": 3, "file_name": "absent.jpg", "height": 1, "width": 1})
     assert [r.image_id for r in CocoSplit.open(write(tmp_path, content), limit=1).records] == [1]
@@ -189,19 +189,19 @@ def test_limit_counts_usable_images(tmp_path):
         ('{"categories": [1], "images": [], "annotations": []}', "no list of 'categories'"),
     ],
 )
-def test_unusable_files_are_refused(tmp_path, text, message):
+def test_unusable_files_are_refused(tmp_path, text, message) -> None:
     write(tmp_path, document())
     (tmp_path / "mix-object-tote" / "test.json").write_text(text)
     with pytest.raises(DatasetError, match=message):
         CocoSplit.open(tmp_path)
 
 
-def test_missing_split_is_refused(tmp_path):
+def test_missing_split_is_refused(tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"train\.json is missing"):
         CocoSplit.open(write(tmp_path, document()), split="train")
 
 
-def test_rasterise_is_bounded():
+def test_rasterise_is_bounded() -> None:
     shape = Annotation(1, "Object", SQUARE, (0, 0, 1, 1), 1.0)
     with pytest.raises(DatasetError, match="exceeds"):
         rasterise(shape, 10_000, 10_000)
@@ -212,19 +212,19 @@ def test_rasterise_is_bounded():
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp"])
 @pytest.mark.parametrize("shape", [(7, 13, 3), (300, 201, 3), (1, 1, 3)])
-def test_size_comes_from_the_header(tmp_path, suffix, shape):
+def test_size_comes_from_the_header(tmp_path, suffix, shape) -> None:
     path = tmp_path / f"image{suffix}"
     cv2.imwrite(str(path), np.zeros(shape, np.uint8))
     assert image_size(path) == shape[:2]
     assert read_rgb(path).shape == shape
 
 
-def test_channels_are_red_green_blue(tmp_path):
+def test_channels_are_red_green_blue(tmp_path) -> None:
     cv2.imwrite(str(tmp_path / "red.png"), np.full((4, 4, 3), (0, 0, 255), np.uint8))
     np.testing.assert_array_equal(read_rgb(tmp_path / "red.png"), np.full((4, 4, 3), (255, 0, 0)))
 
 
-def test_hundred_megapixels_are_refused_from_the_header(tmp_path):
+def test_hundred_megapixels_are_refused_from_the_header(tmp_path) -> None:
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (10_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     path = tmp_path / "huge.png"
     path.write_bytes(header)
@@ -236,19 +236,19 @@ def test_hundred_megapixels_are_refused_from_the_header(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"text", b"\xff\xd8", b"\xff\xd8\xff\xff\xff\xff\xc0\0\0\0\0\0\0\0\0"]
 )
-def test_damaged_images_are_refused(tmp_path, content):
+def test_damaged_images_are_refused(tmp_path, content) -> None:
     (tmp_path / "image.jpg").write_bytes(content)
     for read in (read_rgb, image_size):
         with pytest.raises(InvalidImageError, match="cannot be decoded"):
             read(tmp_path / "image.jpg")
 
 
-def test_missing_image_is_refused(tmp_path):
+def test_missing_image_is_refused(tmp_path) -> None:
     with pytest.raises(InvalidImageError, match="cannot be read"):
         read_rgb(tmp_path / "absent.jpg")
 
 
-def test_documents_are_not_changed(tmp_path):
+def test_documents_are_not_changed(tmp_path) -> None:
     content = document()
     before = copy.deepcopy(content)
     CocoSplit.open(write(tmp_path, content))

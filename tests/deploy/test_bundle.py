@@ -31,7 +31,7 @@ def edit(folder: Path, change) -> None:
     path.write_text(json.dumps(fields))
 
 
-def test_round_trip(folder):
+def test_round_trip(folder) -> None:
     bundle = ModelBundle.open(folder)
     assert bundle.manifest.name == "colours"
     assert bundle.manifest.segmentation.input_size == (256, 320)
@@ -111,13 +111,13 @@ def listed(name: str):
         (listed(""), "leaves the bundle"),
     ],
 )
-def test_damaged_bundles_are_refused(folder, damage, message):
+def test_damaged_bundles_are_refused(folder, damage, message) -> None:
     damage(folder)
     with pytest.raises(BundleError, match=message):
         ModelBundle.open(folder)
 
 
-def test_link_out_of_the_bundle_is_refused(folder, tmp_path):
+def test_link_out_of_the_bundle_is_refused(folder, tmp_path) -> None:
     (tmp_path / "outside").write_bytes((folder / "README.md").read_bytes())
     (folder / "README.md").unlink()
     (folder / "README.md").symlink_to(tmp_path / "outside")
@@ -125,7 +125,7 @@ def test_link_out_of_the_bundle_is_refused(folder, tmp_path):
         ModelBundle.open(folder)
 
 
-def test_verification_can_be_left_out_but_sizes_are_checked(folder):
+def test_verification_can_be_left_out_but_sizes_are_checked(folder) -> None:
     flip_last_byte("segmentation.onnx")(folder)
     assert ModelBundle.open(folder, verify=False).manifest.name == "colours"
     append("segmentation.onnx", b"x")(folder)
@@ -133,14 +133,14 @@ def test_verification_can_be_left_out_but_sizes_are_checked(folder):
         ModelBundle.open(folder, verify=False)
 
 
-def test_unknown_graph_is_refused(folder):
+def test_unknown_graph_is_refused(folder) -> None:
     with pytest.raises(
         BundleError, match=r"no graph 'defects' \(it has: backbone, identification, segmentation\)"
     ):
         ModelBundle.open(folder).path_of("defects")
 
 
-def test_fingerprint_follows_what_is_computed(tmp_path, original):
+def test_fingerprint_follows_what_is_computed(tmp_path, original) -> None:
     before = ModelBundle.open(original).fingerprint
     files, fields = bundle_files(), manifest_fields()
     same = write_bundle(
@@ -157,7 +157,7 @@ def test_fingerprint_follows_what_is_computed(tmp_path, original):
     assert len({before, *(other.fingerprint for other in others)}) == 4
 
 
-def test_bundle_is_replaced_from_its_own_files(folder):
+def test_bundle_is_replaced_from_its_own_files(folder) -> None:
     sources = {name: folder / name for name in bundle_files()}
     bundle = write_bundle(folder, {**manifest_fields(), "metrics": {"mask_map50": 0.5}}, sources)
     assert bundle.manifest.metrics == {"mask_map50": 0.5}
@@ -174,7 +174,7 @@ def test_bundle_is_replaced_from_its_own_files(folder):
         ({"graphs": {"g": {"file": "x.onnx", "inputs": [], "outputs": []}}}, {}, "field 'graphs.g.inputs'"),
     ],
 )
-def test_failed_write_leaves_the_old_bundle(folder, fields, files, message):
+def test_failed_write_leaves_the_old_bundle(folder, fields, files, message) -> None:
     before = ModelBundle.open(folder).manifest
     with pytest.raises(BundleError, match=message):
         write_bundle(folder, {**manifest_fields(), **fields}, {**bundle_files(), **files})
@@ -182,7 +182,7 @@ def test_failed_write_leaves_the_old_bundle(folder, fields, files, message):
     assert [p.name for p in folder.parent.iterdir()] == ["colours"]
 
 
-def test_other_folders_are_not_overwritten(tmp_path):
+def test_other_folders_are_not_overwritten(tmp_path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("keep")
     with pytest.raises(BundleError, match="not a model bundle"):
@@ -190,7 +190,7 @@ def test_other_folders_are_not_overwritten(tmp_path):
     assert (tmp_path / "precious" / "file").read_text() == "keep"
 
 
-def test_bundle_may_fill_an_empty_folder_and_is_readable_by_others(tmp_path):
+def test_bundle_may_fill_an_empty_folder_and_is_readable_by_others(tmp_path) -> None:
     (tmp_path / "new").mkdir()
     write_colour_bundle(tmp_path / "new")
     assert (tmp_path / "new").stat().st_mode & 0o555 == 0o555

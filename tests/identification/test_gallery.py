@@ -43,7 +43,7 @@ def assert_same_ranking(found, expected) -> None:
 
 @pytest.mark.parametrize("k", [1, 3, 40, 100])
 @pytest.mark.parametrize("manifest", [None, ["P003", "P010", "nowhere", "P003"], [], ["nowhere"]])
-def test_search_equals_brute_force(path, k, manifest):
+def test_search_equals_brute_force(path, k, manifest) -> None:
     with Gallery.open(path) as gallery:
         references = fill(gallery)
         queries = unit(np.random.default_rng(1), 5, 16)
@@ -51,7 +51,7 @@ def test_search_equals_brute_force(path, k, manifest):
             assert_same_ranking(found, brute_force(references, query, k, manifest))
 
 
-def test_search_stays_exact_through_changes(path):
+def test_search_stays_exact_through_changes(path) -> None:
     rng = np.random.default_rng(2)
     with Gallery.open(path) as gallery:
         references = fill(gallery)
@@ -70,25 +70,25 @@ def test_search_stays_exact_through_changes(path):
         assert_same_ranking(reopened.search(query, 5)[0], brute_force(references, query, 5))
 
 
-def test_empty_gallery_ranks_nothing(path):
+def test_empty_gallery_ranks_nothing(path) -> None:
     with Gallery.open(path) as gallery:
         assert gallery.search(np.ones((2, 8)), 3) == [[], []]
         assert (len(gallery), gallery.dimension, gallery.model, gallery.products()) == (0, None, None, [])
 
 
-def test_no_queries_give_no_rankings(path):
+def test_no_queries_give_no_rankings(path) -> None:
     with Gallery.open(path) as gallery:
         fill(gallery)
         assert gallery.search(np.zeros((0, 16)), 3) == []
 
 
-def test_unknown_products_of_a_manifest_are_named(path):
+def test_unknown_products_of_a_manifest_are_named(path) -> None:
     with Gallery.open(path) as gallery:
         fill(gallery)
         assert gallery.unknown(["X", "P001", "Y", "X"]) == ["X", "Y"]
 
 
-def test_add_is_durable_when_it_returns(path):
+def test_add_is_durable_when_it_returns(path) -> None:
     script = (
         "import os, sys, numpy as np\n"
         "from mca_perception.identification.gallery import Gallery\n"
@@ -103,13 +103,13 @@ def test_add_is_durable_when_it_returns(path):
         assert gallery.model == "m"
 
 
-def test_file_is_written_ahead_and_fully_synchronised(path):
+def test_file_is_written_ahead_and_fully_synchronised(path) -> None:
     with Gallery.open(path) as gallery:
         assert gallery._connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         assert gallery._connection.execute("PRAGMA synchronous").fetchone()[0] == 2
 
 
-def test_changes_by_another_connection_are_seen(path):
+def test_changes_by_another_connection_are_seen(path) -> None:
     with Gallery.open(path) as reader, Gallery.open(path) as writer:
         writer.add("a", [[1.0, 0.0]])
         assert reader.search([[1.0, 0.1]], 1)[0][0][0] == "a"
@@ -120,7 +120,7 @@ def test_changes_by_another_connection_are_seen(path):
         assert writer.products() == ["b", "c"]
 
 
-def test_threads_share_one_gallery(path):
+def test_threads_share_one_gallery(path) -> None:
     rng = np.random.default_rng(3)
     with Gallery.open(path) as gallery:
         rows = unit(rng, 24, 8)
@@ -150,7 +150,7 @@ def test_threads_share_one_gallery(path):
         ("a", np.ones((1001, 4)), "over 1000"),
     ],
 )
-def test_bad_products_are_refused_and_change_nothing(path, product_id, embeddings, message):
+def test_bad_products_are_refused_and_change_nothing(path, product_id, embeddings, message) -> None:
     with Gallery.open(path) as gallery:
         gallery.add("good", np.ones((1, 4)))
         with pytest.raises(GalleryError, match=message):
@@ -158,7 +158,7 @@ def test_bad_products_are_refused_and_change_nothing(path, product_id, embedding
         assert gallery.products() == ["good"]
 
 
-def test_another_width_is_refused(path):
+def test_another_width_is_refused(path) -> None:
     with Gallery.open(path) as gallery:
         gallery.add("a", np.ones((1, 4)))
         with pytest.raises(GalleryError, match="width 5"):
@@ -179,19 +179,19 @@ def test_another_width_is_refused(path):
         ((np.ones((1, 4)), 1, "P001"), "list of product ids"),
     ],
 )
-def test_bad_searches_are_refused(path, arguments, message):
+def test_bad_searches_are_refused(path, arguments, message) -> None:
     with Gallery.open(path) as gallery:
         gallery.add("a", np.ones((1, 4)))
         with pytest.raises(GalleryError, match=message):
             gallery.search(*arguments)
 
 
-def test_removing_an_absent_product_is_refused(path):
+def test_removing_an_absent_product_is_refused(path) -> None:
     with Gallery.open(path) as gallery, pytest.raises(GalleryError, match="has no product 'x'"):
         gallery.remove("x")
 
 
-def test_model_is_recorded_and_compared(path):
+def test_model_is_recorded_and_compared(path) -> None:
     with Gallery.open(path, model="first") as gallery:
         assert gallery.model == "first"
     with Gallery.open(path, model="second") as gallery:  # still empty: may change hands
@@ -202,19 +202,19 @@ def test_model_is_recorded_and_compared(path):
         assert gallery.model == "second"
 
 
-def test_missing_file_is_refused_without_create(path):
+def test_missing_file_is_refused_without_create(path) -> None:
     with pytest.raises(GalleryError, match="does not exist"):
         Gallery.open(path, create=False)
     assert not path.exists()
 
 
-def test_foreign_file_is_refused(path):
+def test_foreign_file_is_refused(path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(GalleryError, match="cannot be used"):
         Gallery.open(path)
 
 
-def test_folder_is_refused(tmp_path):
+def test_folder_is_refused(tmp_path) -> None:
     with pytest.raises(GalleryError, match="cannot be opened"):
         Gallery.open(tmp_path)
 
@@ -226,7 +226,7 @@ def edit(path: Path, statement: str, *values: object) -> None:
     connection.close()
 
 
-def test_other_version_is_refused(path):
+def test_other_version_is_refused(path) -> None:
     Gallery.open(path).close()
     edit(path, "UPDATE meta SET value = '99' WHERE key = 'schema_version'")
     with pytest.raises(GalleryError, match="version 99"):
@@ -236,7 +236,7 @@ def test_other_version_is_refused(path):
 @pytest.mark.parametrize(
     "blob", [b"123", b"", np.array([np.nan] * 4, "<f4").tobytes(), b"\0" * 16, b"\1" * 20]
 )
-def test_damaged_embeddings_are_refused(path, blob):
+def test_damaged_embeddings_are_refused(path, blob) -> None:
     with Gallery.open(path) as gallery:
         gallery.add_many({"a": np.ones((2, 4)), "b": np.ones((1, 4))})
     edit(path, "UPDATE reference SET embedding = ? WHERE product_id = 'b'", blob)

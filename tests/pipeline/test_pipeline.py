@@ -48,15 +48,15 @@ def with_gallery(bundle: ModelBundle, gallery: Gallery, **options) -> Perception
 
 
 def colour_of(image: np.ndarray, objects: Objects, i: int) -> str:
-    middle = np.median(image[objects.mask(i)], axis=0)
+    middle = np.median(image[objects.mask(i)][::101], axis=0)
     return next(name for name, colour in PALETTE.items() if tuple(middle) == colour)
 
 
 @pytest.mark.parametrize(
     "image_size",
-    [(480, 640), (333, 517), (517, 333), (256, 320), (1080, 1919), (2048, 2448), (301, 611), (97, 131)],
+    [(480, 640), (333, 517), (517, 333), (256, 320), (1023, 1223), (301, 611), (97, 131)],
 )
-def test_masks_and_boxes_lie_on_the_drawn_objects(pipeline, image_size):
+def test_masks_and_boxes_lie_on_the_drawn_objects(pipeline, image_size) -> None:
     image, truth = draw_tote(image_size, RECTANGLES)
 
     objects = pipeline.perceive(image)
@@ -78,7 +78,7 @@ def test_masks_and_boxes_lie_on_the_drawn_objects(pipeline, image_size):
         assert objects.boxes[i].tolist() == tight
 
 
-def test_objects_come_best_first_with_every_timing(pipeline):
+def test_objects_come_best_first_with_every_timing(pipeline) -> None:
     objects = pipeline.perceive(draw_tote((200, 300), RECTANGLES)[0])
     assert objects.scores.tolist() == pytest.approx([0.95, 0.9, 0.85, 0.8])
     stages = {"letterbox", "backbone", "segmentation", "postprocess", "identification", "total"}
@@ -88,7 +88,7 @@ def test_objects_come_best_first_with_every_timing(pipeline):
     np.testing.assert_allclose(np.linalg.norm(objects.embeddings, axis=1), 1, rtol=1e-5)
 
 
-def test_blank_image_has_no_objects(bundle, gallery):
+def test_blank_image_has_no_objects(bundle, gallery) -> None:
     objects = with_gallery(bundle, gallery).perceive(np.full((50, 70, 3), 127, np.uint8))
     assert len(objects) == 0
     assert objects.product_ids == []
@@ -96,7 +96,7 @@ def test_blank_image_has_no_objects(bundle, gallery):
     assert not objects.instance_mask.any()
 
 
-def test_objects_are_identified(bundle, gallery):
+def test_objects_are_identified(bundle, gallery) -> None:
     image, _ = draw_tote((333, 517), RECTANGLES)
     objects = with_gallery(bundle, gallery, top_k=3).perceive(image)
     assert [ids[0] for ids in objects.product_ids] == [colour_of(image, objects, i) for i in range(4)]
@@ -114,14 +114,14 @@ def test_objects_are_identified(bundle, gallery):
         ([], set()),
     ],
 )
-def test_manifest_limits_the_products(bundle, gallery, manifest, allowed):
+def test_manifest_limits_the_products(bundle, gallery, manifest, allowed) -> None:
     image, _ = draw_tote((333, 517), RECTANGLES)
     objects = with_gallery(bundle, gallery).perceive(image, manifest=manifest)
     assert len(objects) == 4
     assert all(set(ids) == allowed for ids in objects.product_ids)
 
 
-def test_empty_gallery_leaves_objects_without_products(bundle, tmp_path):
+def test_empty_gallery_leaves_objects_without_products(bundle, tmp_path) -> None:
     with Gallery.open(tmp_path / "empty.gallery") as empty:
         objects = with_gallery(bundle, empty).perceive(draw_tote((333, 517), RECTANGLES)[0])
     assert objects.product_ids == [()] * 4
@@ -140,7 +140,7 @@ class CountingSession:
         return self.session.run(inputs)
 
 
-def test_one_backbone_pass_for_the_scene_and_one_for_all_crops(bundle):
+def test_one_backbone_pass_for_the_scene_and_one_for_all_crops(bundle) -> None:
     calls: Counter[tuple[str, int]] = Counter()
     sessions = {n: CountingSession(s, calls, n) for n, s in open_sessions(bundle).items()}
     pipeline = PerceptionPipeline.from_bundle(bundle.path, session=sessions)
@@ -153,7 +153,7 @@ def test_one_backbone_pass_for_the_scene_and_one_for_all_crops(bundle):
     }
 
 
-def test_crops_are_those_of_the_whole_image(pipeline):
+def test_crops_are_those_of_the_whole_image(pipeline) -> None:
     image, _ = draw_tote((333, 517), {**RECTANGLES, "red": (0, 0, 0.4, 0.45), "yellow": (0.6, 0.6, 1, 1)})
     image[::3, ::3] //= 2
     objects = pipeline.perceive(image)
@@ -163,7 +163,7 @@ def test_crops_are_those_of_the_whole_image(pipeline):
     np.testing.assert_allclose(pipeline.embed_crops(crops), objects.embeddings, atol=1e-5)
 
 
-def test_threads_get_the_same_objects(bundle, gallery):
+def test_threads_get_the_same_objects(bundle, gallery) -> None:
     pipeline = with_gallery(bundle, gallery)
     images = [draw_tote((150 + 10 * i, 210), RECTANGLES)[0] for i in range(8)]
     alone = [pipeline.perceive(image) for image in images]
@@ -174,7 +174,7 @@ def test_threads_get_the_same_objects(bundle, gallery):
         assert one.product_ids == other.product_ids
 
 
-def test_input_image_is_not_changed_and_may_be_a_read_only_view(pipeline):
+def test_input_image_is_not_changed_and_may_be_a_read_only_view(pipeline) -> None:
     image, _ = draw_tote((333, 517), RECTANGLES)
     view = np.ascontiguousarray(image[:, :, ::-1])[:, :, ::-1]
     view.flags.writeable = False
@@ -183,7 +183,7 @@ def test_input_image_is_not_changed_and_may_be_a_read_only_view(pipeline):
     np.testing.assert_array_equal(view, before)
 
 
-def test_score_threshold_leaves_objects_out(bundle):
+def test_score_threshold_leaves_objects_out(bundle) -> None:
     image = draw_tote((333, 517), RECTANGLES)[0]
     pipeline = PerceptionPipeline.from_bundle(bundle.path, score_threshold=0.87)
     assert len(pipeline.perceive(image)) == 2
@@ -192,7 +192,7 @@ def test_score_threshold_leaves_objects_out(bundle):
     assert len(pipeline.candidates(image, score_threshold=0.93).scores) == 1
 
 
-def test_mask_threshold_of_the_bundle_is_used(tmp_path, pipeline):
+def test_mask_threshold_of_the_bundle_is_used(tmp_path, pipeline) -> None:
     strict = write_colour_bundle(tmp_path / "strict", segmentation={"mask_threshold": 0.7})
     image = draw_tote((333, 517), RECTANGLES)[0]
     areas = pipeline.perceive(image).areas()
@@ -200,14 +200,14 @@ def test_mask_threshold_of_the_bundle_is_used(tmp_path, pipeline):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (16, 32), (300, 200), (1, 1)])
-def test_crops_of_any_size_are_embedded(pipeline, shape):
+def test_crops_of_any_size_are_embedded(pipeline, shape) -> None:
     crops = [np.full((*shape, 3), (255, 0, 0), np.uint8)] * 3
     embeddings = pipeline.embed_crops(crops)
     assert embeddings.shape == (3, 4)
     assert (embeddings.argmax(axis=1) == 0).all()
 
 
-def test_many_crops_are_embedded_in_parts(pipeline):
+def test_many_crops_are_embedded_in_parts(pipeline) -> None:
     rng = np.random.default_rng(0)
     crops = list(rng.integers(0, 256, (150, 32, 32, 3), dtype=np.uint8))
     whole = pipeline.embed_crops(crops)
@@ -238,7 +238,7 @@ def blank(*shape: int, dtype: type = np.uint8) -> np.ndarray:
         (None, "NoneType"),
     ],
 )
-def test_bad_images_are_refused_everywhere(pipeline, image, message):
+def test_bad_images_are_refused_everywhere(pipeline, image, message) -> None:
     for use in (
         pipeline.perceive,
         lambda i: pipeline.embed_crops([i]),
@@ -248,7 +248,7 @@ def test_bad_images_are_refused_everywhere(pipeline, image, message):
             use(image)
 
 
-def test_pipeline_works_on_after_a_bad_image(pipeline):
+def test_pipeline_works_on_after_a_bad_image(pipeline) -> None:
     with pytest.raises(InvalidImageError):
         pipeline.perceive(blank(0, 0, 3))
     assert len(pipeline.perceive(draw_tote((333, 517), RECTANGLES)[0])) == 4
@@ -258,7 +258,7 @@ def test_pipeline_works_on_after_a_bad_image(pipeline):
     ("model", "width", "message"),
     [("another", 4, "of model another"), (None, 7, "width 7"), ("another", 7, "width 7")],
 )
-def test_gallery_of_another_model_is_refused(bundle, tmp_path, model, width, message):
+def test_gallery_of_another_model_is_refused(bundle, tmp_path, model, width, message) -> None:
     with Gallery.open(tmp_path / "other.gallery", model=model) as other:
         other.add("a", np.ones((1, width)))
         with pytest.raises(GalleryError, match=message):
@@ -272,14 +272,14 @@ def test_gallery_of_another_model_is_refused(bundle, tmp_path, model, width, mes
         ({"identification": {"crop_size": 33}}, "multiples of 16"),
     ],
 )
-def test_sizes_that_do_not_fit_the_patches_are_refused(tmp_path, sections, message):
+def test_sizes_that_do_not_fit_the_patches_are_refused(tmp_path, sections, message) -> None:
     odd = write_colour_bundle(tmp_path / "odd", **sections)
     with pytest.raises(BundleError, match=message):
         PerceptionPipeline.from_bundle(odd.path)
 
 
 @pytest.mark.parametrize("graph", ["backbone", "segmentation", "identification"])
-def test_incomplete_sessions_are_refused(bundle, graph):
+def test_incomplete_sessions_are_refused(bundle, graph) -> None:
     sessions = open_sessions(bundle)
     del sessions[graph]
     with pytest.raises(BundleError, match=f"no graph '{graph}'"):
@@ -287,11 +287,11 @@ def test_incomplete_sessions_are_refused(bundle, graph):
 
 
 @pytest.mark.parametrize("options", [{"score_threshold": 1.5}, {"score_threshold": -0.1}, {"top_k": 0}])
-def test_options_out_of_range_are_refused(bundle, options):
+def test_options_out_of_range_are_refused(bundle, options) -> None:
     with pytest.raises(ValueError, match="top_k"):
         PerceptionPipeline.from_bundle(bundle.path, **options)
 
 
-def test_unavailable_provider_is_refused(bundle):
+def test_unavailable_provider_is_refused(bundle) -> None:
     with pytest.raises(BundleError, match="NoSuchProvider is not available"):
         PerceptionPipeline.from_bundle(bundle.path, providers=["NoSuchProvider"])

@@ -318,9 +318,7 @@ class Client:
         rclpy.shutdown(context=self._context)
 
 
-@pytest.fixture
-def client(ros_domain: int) -> Iterator[Client]:
-    """A fresh ROS node on the module's domain."""
+def _connect() -> Iterator[Client]:
     pytest.importorskip("rclpy")
     from mca_perception.ros.transport import configure_transport
 
@@ -328,3 +326,15 @@ def client(ros_domain: int) -> Iterator[Client]:
     made = Client()
     yield made
     made.close()
+
+
+@pytest.fixture
+def client(ros_domain: int) -> Iterator[Client]:
+    """A fresh ROS node on the module's domain."""
+    yield from _connect()
+
+
+@pytest.fixture(scope="module")
+def lasting_client(ros_domain: int) -> Iterator[Client]:
+    """A ROS node for all tests of a module, where fresh connections would take most of the time."""
+    yield from _connect()

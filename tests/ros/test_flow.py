@@ -44,3 +44,11 @@ def test_answers_are_matched_by_stamp_and_given_up_in_time() -> None:
     assert (tracker.in_flight(), tracker.answered, tracker.unanswered) == (0, 1, 1)
     tracker.answer(2)
     assert tracker.answered == 1
+
+
+def test_an_answer_gives_up_the_images_before_it() -> None:
+    tracker = AnswerTracker(timeout_s=5.0, clock=lambda: 0.0)
+    for stamp in (1, 2, 3):
+        tracker.sent(stamp)
+    tracker.answer(2)
+    assert (tracker.in_flight(), tracker.answered, tracker.unanswered) == (1, 1, 1)

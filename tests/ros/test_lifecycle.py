@@ -19,6 +19,8 @@ from std_msgs.msg import Header
 from mca_perception.ros import qos
 from mca_perception.ros.images import to_image_message
 
+pytestmark = pytest.mark.xdist_group("test_lifecycle")
+
 Scene = Callable[..., NDArray[np.uint8]]
 
 

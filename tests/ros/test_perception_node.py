@@ -27,6 +27,8 @@ from mca_perception.identification import Gallery
 from mca_perception.ros import qos
 from mca_perception.ros.images import decode_compressed, to_compressed_message, to_image_message
 
+pytestmark = pytest.mark.xdist_group("test_perception_node")
+
 Scene = Callable[..., NDArray[np.uint8]]
 
 SUBSCRIBER = """

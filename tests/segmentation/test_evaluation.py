@@ -103,7 +103,7 @@ def by_hand(truth, results, kind: str, categories: list[int], images: list[int] 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("names", "ids"), [(["Object"], [3]), (["Object", "Tote"], [3, 1])])
-def test_average_precision_is_that_of_pycocotools(seed, names, ids):
+def test_average_precision_is_that_of_pycocotools(seed, names, ids) -> None:
     truth, results = random_set(seed)
     figures = evaluate_detections(truth, results, names)
     for prefix, kind in (("mask", "segm"), ("box", "bbox")):
@@ -112,14 +112,14 @@ def test_average_precision_is_that_of_pycocotools(seed, names, ids):
     assert 0 < figures["mask_map50"] < 1
 
 
-def test_category_that_is_never_found_counts_as_zero():
+def test_category_that_is_never_found_counts_as_zero() -> None:
     truth, results = random_set(0)
     objects = [r for r in results if r["category_id"] == 3]
     both = evaluate_detections(truth, objects, ["Object", "Tote"])["mask_map50"]
     assert both == pytest.approx(evaluate_detections(truth, objects, ["Object"])["mask_map50"] / 2)
 
 
-def test_figures_by_count_are_those_of_the_images_alone():
+def test_figures_by_count_are_those_of_the_images_alone() -> None:
     truth, results = random_set(1, images=20)
     counts = {i["id"]: 0 for i in truth["images"]}
     for annotation in truth["annotations"]:
@@ -133,7 +133,7 @@ def test_figures_by_count_are_those_of_the_images_alone():
         assert entry["mask_map50"] == pytest.approx(by_hand(truth, results, "segm", [3], images)[1])
 
 
-def test_sizes_are_relative_to_the_image():
+def test_sizes_are_relative_to_the_image() -> None:
     truth, results = random_set(2)
     figures = evaluate_detections(truth, results, ["Object"])["by_size"]
     objects = [a for a in truth["annotations"] if a["category_id"] == 3 and not a["iscrowd"]]
@@ -146,7 +146,7 @@ def test_sizes_are_relative_to_the_image():
     assert [figures[s]["annotations"] for s in ("small", "medium", "large")] == expected
 
 
-def test_nothing_found_and_nothing_to_find():
+def test_nothing_found_and_nothing_to_find() -> None:
     truth, results = random_set(0)
     assert evaluate_detections(truth, [], ["Object"])["mask_map50"] == 0
     empty = {**truth, "annotations": []}
@@ -176,7 +176,7 @@ def counted_by_pycocotools(truth, results) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_operating_point_matches_like_pycocotools(seed):
+def test_operating_point_matches_like_pycocotools(seed) -> None:
     truth, results = random_set(seed)
     results = [r for r in results if r["score"] > 0.4]
     point, scores = operating_point(truth, results, ["Object"])
@@ -189,7 +189,7 @@ def test_operating_point_matches_like_pycocotools(seed):
     assert 0.5 <= point["mean_iou"] <= 1
 
 
-def test_best_threshold_is_the_one_that_gives_the_best_f1():
+def test_best_threshold_is_the_one_that_gives_the_best_f1() -> None:
     truth, results = random_set(5)
     point, _ = operating_point(truth, results, ["Object"])
     f1 = {
@@ -204,7 +204,7 @@ def test_best_threshold_is_the_one_that_gives_the_best_f1():
 
 
 @pytest.mark.parametrize("image_size", [(75, 101), (240, 320)])
-def test_detections_carry_their_masks_and_boxes(image_size):
+def test_detections_carry_their_masks_and_boxes(image_size) -> None:
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:16, :20]
     logits = np.stack(
@@ -233,7 +233,7 @@ def test_detections_carry_their_masks_and_boxes(image_size):
     assert (total <= union).all()
 
 
-def test_difficulty_of_a_known_set():
+def test_difficulty_of_a_known_set() -> None:
     def record(number: int, boxes: list[tuple[float, float, float, float]]) -> ImageRecord:
         annotations = tuple(
             Annotation(i, "Object", [], b, (b[2] - b[0]) * (b[3] - b[1])) for i, b in enumerate(boxes)

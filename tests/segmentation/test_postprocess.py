@@ -38,13 +38,13 @@ def greedy_nms(scores, labels, logits, score_threshold, nms_iou, max_objects) ->
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("changes", [{}, {"nms_iou": 0.1}, {"max_objects": 3}, {"score_threshold": 0.0}])
-def test_selection_equals_pairwise_greedy_nms(seed, changes):
+def test_selection_equals_pairwise_greedy_nms(seed, changes) -> None:
     candidates, settings = random_candidates(seed), SETTINGS | changes
     assert select_instances(*candidates, **settings).tolist() == greedy_nms(*candidates, **settings)
 
 
 @pytest.mark.parametrize("count", [0, 5])
-def test_nothing_confident_selects_nothing(count):
+def test_nothing_confident_selects_nothing(count) -> None:
     scores = np.full(count, 0.1, np.float32)
     kept = select_instances(scores, np.zeros(count, int), np.ones((count, 4, 4), np.float32), **SETTINGS)
     assert kept.tolist() == []
@@ -70,7 +70,7 @@ def bilinear(logits: np.ndarray, letterbox: Letterbox) -> np.ndarray:
 
 
 @pytest.mark.parametrize("image_size", [(37, 61), (96, 128), (61, 37)])
-def test_composition_equals_pixel_by_pixel_interpolation(image_size):
+def test_composition_equals_pixel_by_pixel_interpolation(image_size) -> None:
     _, _, logits = random_candidates(1, count=9)
     letterbox = Letterbox.fit(image_size, (96, 128))
 
@@ -91,7 +91,7 @@ def test_composition_equals_pixel_by_pixel_interpolation(image_size):
             assert boxes[m].tolist() == [0, 0, 0, 0]
 
 
-def test_small_leftovers_are_dropped_and_cleared():
+def test_small_leftovers_are_dropped_and_cleared() -> None:
     logits = np.full((2, 8, 8), -1, np.float32)
     logits[0, 1:5, 1:5] = 3
     logits[1, 1:5, 1:5] = 2  # hidden behind the first but for its soft edge
@@ -103,7 +103,7 @@ def test_small_leftovers_are_dropped_and_cleared():
     assert set(np.unique(kept)) == {0, 1}
 
 
-def test_no_instances():
+def test_no_instances() -> None:
     letterbox = Letterbox.fit((20, 30), (32, 32))
     instance_mask, areas, boxes = compose_instance_mask(np.zeros((0, 8, 8), np.float32), letterbox, (20, 30))
     assert instance_mask.shape == (20, 30)
@@ -111,7 +111,7 @@ def test_no_instances():
     assert (areas.shape, boxes.shape) == ((0,), (0, 4))
 
 
-def test_composition_refuses_a_foreign_letterbox():
+def test_composition_refuses_a_foreign_letterbox() -> None:
     letterbox = Letterbox.fit((20, 30), (32, 32))
     with pytest.raises(ValueError, match="letterbox was made for"):
         compose_instance_mask(np.zeros((1, 8, 8), np.float32), letterbox, (30, 20))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from mca_perception.datasets.synth import models
 from mca_perception.datasets.synth.camera import Camera, Matrix, Pose, Sprite, rotation
 from mca_perception.datasets.synth.design import Design, make_design
-from mca_perception.datasets.synth.photos import Photo, photo_model
+from mca_perception.datasets.synth.photos import Photo, load_photos, photo_model
 from mca_perception.datasets.synth.shapes import BoxModel, Light, RoundModel, render_box, render_round
 from mca_perception.datasets.synth.sheets import SheetModel, render_sheet
 from mca_perception.datasets.synth.textures import Image
@@ -200,6 +201,16 @@ class Catalogue:
         return Product(
             index, photo.product_id, "photo", size, float(np.prod(size)) * 0.6, description, design, 0, photo
         )
+
+
+def open_catalogue(seed: int, size: int, folder: Path | None) -> tuple[Catalogue, Counter[str]]:
+    """Catalogue with the photos of ``folder`` (if any), and why photos were refused, counted by reason.
+
+    Raises:
+        DatasetError: as :class:`Catalogue` and :func:`load_photos`.
+    """
+    photos, refused = load_photos(folder) if folder else ([], Counter[str]())
+    return Catalogue(seed, size, photos), refused
 
 
 def random_orientation(kind: str, rng: np.random.Generator, tilt: float = 0.16) -> Matrix:

@@ -8,18 +8,22 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from mca_perception.datasets.images import image_size
 from mca_perception.datasets.synth.shapes import Surface
 from mca_perception.datasets.synth.sheets import SheetModel, height_levels
 from mca_perception.datasets.synth.textures import Field, Image
-from mca_perception.errors import DatasetError
+from mca_perception.errors import DatasetError, InvalidImageError
+from mca_perception.geometry import MAX_PIXELS
 
 MAX_PHOTOS = 100_000
 MAX_PHOTO_BYTES = 50_000_000
-MAX_PHOTO_PIXELS = 50_000_000
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 _WORK_SIDE = 288
 _PLAIN_SPREAD = 26.0
+_CLEAR_DIFFERENCE, _SLIGHT_DIFFERENCE = 14, 3
+_HALO = 7
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,16 @@ def read_photo(path: Path) -> Image:
         DatasetError: unreadable, over 50 MB or over 50 megapixels.
     """
     if path.stat().st_size > MAX_PHOTO_BYTES:
-        raise DatasetError(f"{path}: larger than {MAX_PHOTO_BYTES // 1_000_000} MB; reduce the photo")
+        raise DatasetError(f"file larger than {MAX_PHOTO_BYTES // 1_000_000} MB")
+    try:
+        height, width = image_size(path)
+    except InvalidImageError as error:
+        raise DatasetError("not a readable image") from error
+    if height * width > MAX_PIXELS:
+        raise DatasetError(f"more than {MAX_PIXELS // 1_000_000} megapixels")
     image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None or image.dtype != np.uint8 or image.shape[0] * image.shape[1] > MAX_PHOTO_PIXELS:
-        raise DatasetError(
-            f"{path}: not an 8-bit JPEG or PNG of at most {MAX_PHOTO_PIXELS // 1_000_000} megapixels; "
-            "convert it"
-        )
+    if image is None or image.dtype != np.uint8:
+        raise DatasetError("not a readable 8-bit image")
     if image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     code = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
@@ -90,7 +97,6 @@ def _frame(height: int, width: int) -> Image:
 
 
 def _plain_background_alpha(image: Image) -> Image:
-    height, width = image.shape[:2]
     border = np.concatenate(
         [
             image[:3].reshape(-1, 3),
@@ -103,12 +109,13 @@ def _plain_background_alpha(image: Image) -> Image:
     off = np.abs(border.astype(np.float32) - plain).max(1)
     if float((off > _PLAIN_SPREAD).mean()) > 0.25:
         raise DatasetError("background not plain")
-    near = (np.abs(image.astype(np.float32) - plain).max(2) <= 14).astype(np.uint8)
-    flooded = np.pad(near, 1, constant_values=1)
-    mask = np.zeros((height + 4, width + 4), np.uint8)
-    cv2.floodFill(flooded, mask, (0, 0), 2)
-    foreground = (flooded[1:-1, 1:-1] != 2).astype(np.uint8)
-    foreground = cv2.morphologyEx(foreground, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    difference = np.abs(image.astype(np.float32) - plain).max(2)
+    foreground = _enclosed(difference > _CLEAR_DIFFERENCE)
+    # White packs on white differ from it only slightly, but so does the noise that JPEG leaves around
+    # any object. What differs slightly counts only well inside of its own outline.
+    halo = np.ones((2 * _HALO + 1, 2 * _HALO + 1), np.uint8)
+    foreground |= np.asarray(cv2.erode(_enclosed(difference > _SLIGHT_DIFFERENCE), halo), np.uint8)
+    foreground = np.asarray(cv2.morphologyEx(foreground, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)
     count, components, stats, _ = cv2.connectedComponentsWithStats(foreground)
     if count < 2:
         raise DatasetError("no foreground found")
@@ -121,26 +128,21 @@ def _plain_background_alpha(image: Image) -> Image:
     return np.asarray(np.clip((smooth - 0.55) / 0.3, 0, 1) * 255, np.uint8)
 
 
-def load_photos(folder: Path) -> list[Photo]:
-    """Usable photos below ``folder``, sorted by path.
+def _enclosed(different: NDArray[np.bool_]) -> Image:
+    """1 where the background, flooded from the border, does not reach."""
+    flooded = np.pad(different.astype(np.uint8), 1)
+    cv2.floodFill(flooded, np.zeros((flooded.shape[0] + 2, flooded.shape[1] + 2), np.uint8), (0, 0), 2)
+    return np.asarray(flooded[1:-1, 1:-1] != 2, np.uint8)
+
+
+def load_photos(folder: Path) -> tuple[list[Photo], Counter[str]]:
+    """Usable product photos below ``folder``, sorted by path, and the counted reasons why others are not.
+
+    The product id is the file's name without suffix, or its relative path joined by ``_`` where names repeat.
 
     Raises:
-        DatasetError: folder missing, more than 100,000 photos, or no usable photo (with the reasons counted).
+        DatasetError: folder missing, more than 100,000 photos, or no usable one.
     """
-    photos, refused = scan_photos(folder)
-    if not photos:
-        reasons = (
-            ", ".join(f"{count} x {reason}" for reason, count in sorted(refused.items()))
-            or "no .jpg or .png file"
-        )
-        raise DatasetError(
-            f"--catalog {folder}: no usable product photo ({reasons}); give photos on a plain background"
-        )
-    return photos
-
-
-def scan_photos(folder: Path) -> tuple[list[Photo], Counter[str]]:
-    """Usable photos below ``folder`` and the counted reasons for the others."""
     if not folder.is_dir():
         raise DatasetError(f"--catalog {folder}: not a folder; give a folder of .jpg or .png product photos")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
@@ -149,18 +151,26 @@ def scan_photos(folder: Path) -> tuple[list[Photo], Counter[str]]:
             f"--catalog {folder}: {len(paths)} photos, the limit is {MAX_PHOTOS:,}; split the folder"
         )
     stems = Counter(path.stem for path in paths)
-    photos: list[Photo] = []
+    photos: dict[str, Photo] = {}
     refused: Counter[str] = Counter()
     for path in paths:
-        relative = path.relative_to(folder).with_suffix("")
-        product_id = path.stem if stems[path.stem] == 1 else "_".join(relative.parts)
+        parts = path.relative_to(folder).with_suffix("").parts
+        product_id = path.stem if stems[path.stem] == 1 else "_".join(parts)
         try:
+            if product_id.startswith(".") or product_id in photos:
+                raise DatasetError("name is hidden or already taken")
             cut = cut_out(read_photo(path))
         except DatasetError as error:
-            refused[str(error).split(": ")[-1]] += 1
+            refused[str(error)] += 1
             continue
-        photos.append(Photo(product_id, path, cut.shape[1] / cut.shape[0]))
-    return photos, refused
+        photos[product_id] = Photo(product_id, path, cut.shape[1] / cut.shape[0])
+    if not photos:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(refused.items()))
+        raise DatasetError(
+            f"--catalog {folder}: no usable product photo ({reasons or 'no .jpg or .png file'}); "
+            "give photos of single products on a plain background"
+        )
+    return list(photos.values()), refused
 
 
 def photo_model(photo: Photo, size: tuple[float, float, float]) -> SheetModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -14,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.datasets.synth import picks, writer
-from mca_perception.datasets.synth.catalogue import LINE_LENGTH, Catalogue
+from mca_perception.datasets.synth.catalogue import LINE_LENGTH, Catalogue, open_catalogue
 from mca_perception.datasets.synth.effects import encode_jpeg
-from mca_perception.datasets.synth.photos import load_photos
 from mca_perception.datasets.synth.polygons import trace
 from mca_perception.datasets.synth.tote_set import manifest_products
 from mca_perception.datasets.synth.totes import SUBSETS
@@ -24,6 +24,7 @@ from mca_perception.errors import DatasetError
 
 SPLIT_FILE = "train-test-split.json"
 SETTINGS_FILE = "synth-picks.json"
+MIN_PRODUCTS = 200
 MIN_POOL = 16
 
 
@@ -51,14 +52,11 @@ class PickSettings:
         if not 0 <= self.test_fraction <= 1:
             raise DatasetError(f"--test-fraction {self.test_fraction:g}: must be 0 to 1")
 
-    def catalogue(self) -> Catalogue:
-        """The catalogue these settings name."""
-        size = max(200, self.count // 3) if self.products is None else self.products
-        return Catalogue(
-            self.seed if self.catalogue_seed is None else self.catalogue_seed,
-            size,
-            load_photos(self.catalog) if self.catalog else (),
-        )
+    def open_catalogue(self) -> tuple[Catalogue, Counter[str]]:
+        """The catalogue these settings name, and why photos were refused, counted by reason."""
+        seed = self.seed if self.catalogue_seed is None else self.catalogue_seed
+        size = max(MIN_PRODUCTS, self.count // 3) if self.products is None else self.products
+        return open_catalogue(seed, size, self.catalog)
 
     def record(self, catalogue: Catalogue) -> dict[str, Any]:
         """Settings as stored beside the data."""
@@ -187,7 +185,7 @@ def write_picks(
     """
     settings.check()
     writer.check_count("--workers", workers, writer.MAX_WORKERS)
-    catalogue = settings.catalogue()
+    catalogue, refused = settings.open_catalogue()
     product_pools(catalogue.seed, len(catalogue), settings.test_fraction)
     writer.claim_folder(
         settings.out, settings.record(catalogue), SETTINGS_FILE, {*SUBSETS, "Reference_Images"}
@@ -223,5 +221,6 @@ def write_picks(
         "test_picks": len(split["testset"]),
         "test_products": len(split["testset-objects"]),
         "manifest_size": round(float(np.mean(sizes)), 2),
+        **writer.photo_figures(catalogue, refused),
         "picks_per_second": round(settings.count / max(elapsed, 1e-9), 2),
     }

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from mca_perception.datasets.synth import textures as tx
 from mca_perception.datasets.synth.camera import Camera, Sprite, Vector
-from mca_perception.datasets.synth.shapes import TONE_ONE, tone_map
+from mca_perception.datasets.synth.shapes import TONE_ONE, overlay, tone_map
 from mca_perception.datasets.synth.textures import Color, Field, Image
 
 
@@ -25,31 +26,28 @@ class Canvas:
 
     def add(self, sprite: Sprite, shadow: tuple[float, float], spread: float, strength: float) -> None:
         """Lay a sprite on top; its shadow falls by ``shadow`` (dx, dy) px, softened over ``spread`` px."""
-        self._darken(sprite, shadow, spread, strength)
+        alpha = cv2.extractChannel(sprite.rgba, 3)
+        self._darken(sprite, alpha, shadow, spread, strength)
         height, width = self.image.shape[:2]
-        alpha = sprite.rgba[:, :, 3]
         self.full_areas.append(int(np.count_nonzero(alpha > 127)))
         x0, y0 = min(max(sprite.x, 0), width), min(max(sprite.y, 0), height)
-        x1, y1 = (
-            max(min(sprite.x + alpha.shape[1], width), x0),
-            max(min(sprite.y + alpha.shape[0], height), y0),
-        )
-        self.windows.append((slice(y0, y1), slice(x0, x1)))
-        if x0 >= x1 or y0 >= y1:
+        x1 = max(min(sprite.x + alpha.shape[1], width), x0)
+        y1 = max(min(sprite.y + alpha.shape[0], height), y0)
+        window = (slice(y0, y1), slice(x0, x1))
+        self.windows.append(window)
+        if x0 == x1 or y0 == y1:
             return
-        part = sprite.rgba[y0 - sprite.y : y1 - sprite.y, x0 - sprite.x : x1 - sprite.x]
-        region = self.image[y0:y1, x0:x1]
-        share = part[:, :, 3] * np.float32(1 / 255)
-        region[:] = cv2.blendLinear(
-            np.ascontiguousarray(part[:, :, :3]), np.ascontiguousarray(region), share, 1 - share
-        )
-        self.ids[y0:y1, x0:x1][part[:, :, 3] > 127] = len(self.full_areas)
+        inside = (slice(y0 - sprite.y, y1 - sprite.y), slice(x0 - sprite.x, x1 - sprite.x))
+        color = cv2.cvtColor(sprite.rgba[inside], cv2.COLOR_RGBA2RGB)
+        overlay(self.image[window], color, alpha[inside])
+        np.copyto(self.ids[window], np.uint16(len(self.full_areas)), where=alpha[inside] > 127)
 
-    def _darken(self, sprite: Sprite, shadow: tuple[float, float], spread: float, strength: float) -> None:
+    def _darken(
+        self, sprite: Sprite, alpha: MatLike, shadow: tuple[float, float], spread: float, strength: float
+    ) -> None:
         """Contact shadow all around plus a soft cast shadow, both computed at a quarter of the resolution."""
         factor = 4
         pad = int(spread * 1.5 + max(abs(shadow[0]), abs(shadow[1]))) // factor + 3
-        alpha = sprite.rgba[:, :, 3]
         small = cv2.resize(
             alpha, (alpha.shape[1] // factor + 1, alpha.shape[0] // factor + 1), interpolation=cv2.INTER_AREA
         )

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 
 from mca_perception.datasets.synth import textures as tx
 from mca_perception.datasets.synth.camera import Camera, Pose, Sprite, Vector, bounds, project
@@ -87,6 +88,12 @@ def fill(mask: Image, polygon: Vector) -> None:
     cv2.fillConvexPoly(mask, points, 255, cv2.LINE_AA, _SHIFT)
 
 
+def overlay(region: Image, color: MatLike, alpha: MatLike) -> None:
+    """Blend ``color`` over ``region`` in place, by ``alpha`` 0..255."""
+    share = alpha * np.float32(1 / 255)
+    region[:] = cv2.blendLinear(color, region, share, 1 - share)
+
+
 # A brightness of 1 in an 8-bit tone map.
 TONE_ONE = 128
 
@@ -158,8 +165,7 @@ def _paint_face(
         shine = np.clip(tx.noise(rng, rows, columns, 3) - 0.8, 0, 1) * np.float32(70 * gloss / TONE_ONE)
         cv2.add(warped, tone_map(shine, height, width), warped)
     region = color[top : top + height, left : left + width]
-    share = mask * np.float32(1 / 255)
-    region[:] = cv2.blendLinear(warped, np.ascontiguousarray(region), share, 1 - share)
+    overlay(region, warped, mask)
     cover = alpha[top : top + height, left : left + width]
     np.maximum(cover, mask, out=cover)
 
@@ -298,6 +304,4 @@ def _paint_disc(
     mask = np.zeros(color.shape[:2], np.uint8)
     fill(mask, frame.ring(share) - origin)
     normal = frame.axis if share == 0.0 else -frame.axis
-    weight = mask * np.float32(1 / 255)
-    shaded = cv2.convertScaleAbs(warped, alpha=light.shade(normal))
-    color[:] = cv2.blendLinear(shaded, color, weight, 1 - weight)
+    overlay(color, cv2.convertScaleAbs(warped, alpha=light.shade(normal)), mask)

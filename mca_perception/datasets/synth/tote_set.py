@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.datasets.synth import writer
-from mca_perception.datasets.synth.catalogue import Catalogue, Product
+from mca_perception.datasets.synth.catalogue import Catalogue, Product, open_catalogue
 from mca_perception.datasets.synth.effects import encode_jpeg
-from mca_perception.datasets.synth.photos import load_photos
 from mca_perception.datasets.synth.polygons import trace
 from mca_perception.datasets.synth.totes import HEIGHT, MIXED, SUBSETS, WIDTH, Scene, render_scene
 from mca_perception.errors import DatasetError
@@ -62,13 +62,10 @@ class ToteSettings:
             )
         parse_split(self.split)
 
-    def catalogue(self) -> Catalogue:
-        """The catalogue these settings name."""
-        return Catalogue(
-            self.seed if self.catalogue_seed is None else self.catalogue_seed,
-            self.products,
-            load_photos(self.catalog) if self.catalog else (),
-        )
+    def open_catalogue(self) -> tuple[Catalogue, Counter[str]]:
+        """The catalogue these settings name, and why photos were refused, counted by reason."""
+        seed = self.seed if self.catalogue_seed is None else self.catalogue_seed
+        return open_catalogue(seed, self.products, self.catalog)
 
     def record(self, catalogue: Catalogue) -> dict[str, Any]:
         """Settings as stored beside the data."""
@@ -201,7 +198,7 @@ def write_totes(
     """
     settings.check()
     writer.check_count("--workers", workers, writer.MAX_WORKERS)
-    catalogue = settings.catalogue()
+    catalogue, refused = settings.open_catalogue()
     folder = settings.out / settings.subset
     writer.claim_folder(folder, settings.record(catalogue))
     for name in ("images", "masks", "manifests", _PARTS):
@@ -216,7 +213,8 @@ def write_totes(
     references = [(str(settings.out / "Reference_Images"), index) for index in sorted(used)]
     writer.run_parallel(writer.write_references, references, len(references), catalogue, workers, progress)
     speed = round(len(missing) / elapsed, 2) if missing else 0.0
-    return {"folder": str(folder), "products": len(used), "scenes_per_second": speed, **figures}
+    photos = writer.photo_figures(catalogue, refused)
+    return {"folder": str(folder), "products": len(used), **figures, **photos, "scenes_per_second": speed}
 
 
 class _CocoFile:

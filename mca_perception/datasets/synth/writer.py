@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -170,6 +171,12 @@ def run_parallel(
             if progress:
                 progress(len(results), total)
     return results
+
+
+def photo_figures(catalogue: Catalogue, refused: Counter[str]) -> dict[str, Any]:
+    """Used and refused photos of a catalogue; nothing when it has none."""
+    photos = len(catalogue.recipe()[2])
+    return {"photos": photos, "photos_refused": dict(sorted(refused.items()))} if photos else {}
 
 
 def reference_count(catalogue: Catalogue, product: Product) -> int:

@@ -1,0 +1,151 @@
+"""Pictures of the worst and of ordinary cases, to look at beside the figures."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mca_perception.datasets.armbench import IdentificationIndex, Pick
+from mca_perception.datasets.coco import ImageRecord, rasterise
+from mca_perception.datasets.images import read_rgb
+from mca_perception.identification.evaluation import Ranked
+from mca_perception.pipeline import PerceptionPipeline
+from mca_perception.pipeline.evaluation import SegmentationRun, pick_crops
+
+__all__ = ["identification_sheet", "segmentation_sheet"]
+
+Image = NDArray[np.uint8]
+
+TILE_WIDTH = 420
+CAPTION_HEIGHT = 22
+GAP = 6
+_INK = (25, 25, 25)
+
+
+def segmentation_sheet(run: SegmentationRun, path: Path, *, worst: int = 6, ordinary: int = 3) -> None:
+    """Write a picture of the images with the lowest F1 and some around the median: truth, then model."""
+    ordered = sorted(run.scores, key=lambda score: score.f1)
+    middle = max(0, len(ordered) // 2 - ordinary // 2)
+    worst = min(worst, max(1, middle))
+    records = {record.image_id: record for record in run.records}
+    found: dict[int, list[dict[str, Any]]] = {}
+    for detection in run.published:
+        found.setdefault(detection["image_id"], []).append(detection)
+    tiles = []
+    for kind, scores in (("worst", ordered[:worst]), ("median", ordered[middle : middle + ordinary])):
+        for score in scores:
+            caption = f"{kind}: F1 {score.f1:.2f}, {score.true_positives} found, "
+            caption += f"{score.false_negatives} missed, {score.false_positives} false"
+            tiles.append(_segmentation_tile(records[score.image_id], found.get(score.image_id, []), caption))
+    _write(path, _grid(tiles, columns=1 if len(tiles) < 3 else 3))
+
+
+def identification_sheet(
+    pipeline: PerceptionPipeline,
+    index: IdentificationIndex,
+    ranked: Sequence[Ranked],
+    path: Path,
+    *,
+    count: int = 12,
+    views: int = 1,
+) -> None:
+    """Write a picture of the clearest mistakes, then of the narrowest hits: query, truth, first answer."""
+    picks = {pick.id: pick for pick in index.picks}
+    answered = [r for r in ranked if r.best is not None and r.truth_similarity is not None]
+    ordered = sorted(answered, key=lambda r: -r.margin)[:count]
+    tiles = [_identification_tile(pipeline, index, picks[r.query.id], r, views) for r in ordered]
+    if tiles:
+        _write(path, _grid(tiles, columns=3))
+
+
+def _segmentation_tile(record: ImageRecord, detections: list[dict[str, Any]], caption: str) -> Image:
+    from pycocotools import mask as coco_mask
+
+    image = record.read()
+    names = {d["category_id"] for d in detections}
+    objects = [a for a in record.annotations if a.category != "Tote" or len(names) > 1]
+    truth = [rasterise(annotation, record.height, record.width) for annotation in objects]
+    predicted = [coco_mask.decode(d["segmentation"]).astype(bool) for d in detections]
+    pictures = [_resized(_tinted(image, masks), TILE_WIDTH) for masks in (truth, predicted)]
+    return _captioned(_beside(pictures), f"{record.path.name[:24]}  {caption}")
+
+
+def _identification_tile(
+    pipeline: PerceptionPipeline, index: IdentificationIndex, pick: Pick, ranked: Ranked, views: int
+) -> Image:
+    side = TILE_WIDTH // 3
+    crops = pick_crops(pipeline, pick, views)[:1]
+    answer = ranked.best[0] if ranked.best else ""
+    for product in (pick.product_id, answer):
+        paths = index.references.get(product, [])[:1]
+        crops += [pipeline.crop_reference(read_rgb(path, oriented=True)) for path in paths]
+    pictures = [cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA) for crop in crops]
+    outcome = f"rank {ranked.rank} of {ranked.candidates}, {ranked.truth_similarity or 0:.2f}"
+    other = f"vs {answer[:14]} {ranked.best[1]:.2f}" if ranked.best and ranked.rank != 1 else ""
+    row = _beside([np.asarray(picture, dtype=np.uint8) for picture in pictures])
+    return _captioned(row, f"{pick.product_id[:14]} {outcome} {other}")
+
+
+def _tinted(image: Image, masks: Sequence[NDArray[np.bool_]]) -> Image:
+    canvas: Image = image.copy()
+    line = max(1, round(max(image.shape) / 400))
+    for i, mask in enumerate(masks):
+        colour = _colour(i)
+        canvas[mask] = (0.6 * canvas[mask] + 0.4 * np.array(colour)).astype(np.uint8)
+        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(canvas, outlines, -1, colour, line, cv2.LINE_AA)
+    return canvas
+
+
+def _colour(i: int) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb((i * 0.618) % 1, 0.8, 1.0)
+    return int(red * 255), int(green * 255), int(blue * 255)
+
+
+def _resized(image: Image, width: int) -> Image:
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _beside(images: Sequence[Image]) -> Image:
+    """Put images in a row on white."""
+    height = max(image.shape[0] for image in images)
+    width = sum(image.shape[1] for image in images) + GAP * (len(images) - 1)
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    left = 0
+    for image in images:
+        canvas[: image.shape[0], left : left + image.shape[1]] = image
+        left += image.shape[1] + GAP
+    return canvas
+
+
+def _captioned(image: Image, text: str) -> Image:
+    canvas = np.full((image.shape[0] + CAPTION_HEIGHT, image.shape[1], 3), 255, np.uint8)
+    canvas[CAPTION_HEIGHT:] = image
+    plain = text.encode("ascii", "replace").decode()  # OpenCV's built-in fonts know little more
+    cv2.putText(canvas, plain, (2, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _INK, 1, cv2.LINE_AA)
+    return canvas
+
+
+def _grid(tiles: Sequence[Image], columns: int) -> Image:
+    rows = [_beside(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    height = sum(row.shape[0] for row in rows) + GAP * (len(rows) - 1)
+    canvas = np.full((height, max(row.shape[1] for row in rows), 3), 255, np.uint8)
+    top = 0
+    for row in rows:
+        canvas[top : top + row.shape[0], : row.shape[1]] = row
+        top += row.shape[0] + GAP
+    return canvas
+
+
+def _write(path: Path, image: Image) -> None:
+    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(encoded.tobytes())
+    part.replace(path)

@@ -1,0 +1,111 @@
+"""Model card: the manifest of a bundle as a page to read, and evaluation results added to both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mca_perception.deploy.bundle import Manifest, ModelBundle, write_bundle
+from mca_perception.errors import BundleError
+
+CARD_NAME = "README.md"
+
+
+def attach_metrics(bundle: ModelBundle, directory: Path, metrics: Sequence[Path]) -> ModelBundle:
+    """Write ``bundle`` to ``directory`` with evaluation results in its manifest and a fresh model card.
+
+    Args:
+        bundle: where the files come from; may be ``directory`` itself.
+        directory: bundle folder to write.
+        metrics: ``metrics.json`` files of evaluations; each needs a ``task`` or is filed under its folder's name.
+
+    Raises:
+        BundleError: a metrics file is missing or no JSON object.
+    """
+    results = dict(bundle.manifest.metrics)
+    for path in metrics:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BundleError(
+                f"metrics file {path} cannot be read as JSON ({error}); run `mca eval` again"
+            ) from error
+        if not isinstance(content, dict):
+            raise BundleError(f"metrics file {path} must hold a JSON object; run `mca eval` again")
+        results[str(content.get("task", path.parent.name))] = _scalars(content)
+    fields = bundle.manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "schema_version"})
+    fields["metrics"] = results
+    manifest = bundle.manifest.model_copy(update={"metrics": results})
+    files: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
+    files[CARD_NAME] = model_card(manifest).encode()
+    return write_bundle(directory, fields, files)
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown page that states what the model is, how it was made, and how well it does on what."""
+    backbone, training = manifest.backbone, manifest.training
+    recipe: Mapping[str, Any] = training.get("recipe", {})
+    heads = {"segmentation": manifest.segmentation, "identification": manifest.identification}
+    lines = [
+        f"# {manifest.name} {manifest.version}",
+        "",
+        str(recipe.get("description", "")).strip(),
+        "",
+        f"Licence: {manifest.licence}. Created {manifest.created}.",
+        "",
+        "| part | parameters | input |",
+        "|---|---|---|",
+        f"| backbone `{backbone.name}` | {backbone.parameters:,} | multiples of {backbone.patch_size} px |",
+    ]
+    for name, head in heads.items():
+        if head is not None:
+            size = getattr(head, "input_size", None) or (getattr(head, "crop_size", 0),) * 2
+            count = (head.model_extra or {}).get("parameters", 0)
+            lines.append(f"| {name} head | {count:,} | {size[1]} x {size[0]} px |")
+    if manifest.segmentation is not None:
+        spec = manifest.segmentation
+        lines += [
+            "",
+            f"Segmentation finds: {', '.join(spec.labels)}. Score threshold {spec.score_threshold} "
+            f"(chosen on {spec.calibrated_on}).",
+        ]
+    lines += ["", "## Training", "", *_table({k: v for k, v in training.items() if k != "recipe"})]
+    lines += ["", "## Evaluation", ""]
+    if not manifest.metrics:
+        lines.append("Not evaluated yet.")
+    for task, values in manifest.metrics.items():
+        lines += [f"### {task}", "", *_table(values), ""]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "Figures on synthesised data say nothing about real totes. Weights are stored as float16; the ONNX graphs hold "
+        "the same numbers as float32.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    rows = [] if prefix else ["| | |", "|---|---|"]
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _table(value, f"{prefix}{name} / ")
+        else:
+            rows.append(f"| {prefix}{name} | {value} |")
+    return rows
+
+
+def _scalars(content: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Numbers, strings and small tables of results; per-item lists stay in the evaluation's own folder."""
+    kept: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and depth == 0:
+            kept[name] = _scalars(value, depth + 1)
+        elif isinstance(value, float):
+            kept[name] = round(value, 4)
+        elif isinstance(value, str | int):
+            kept[name] = value
+    return kept

@@ -1,0 +1,132 @@
+"""`mca up`: the same processes as the launch file, started without the launch packages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("rclpy")
+
+from mca_perception.ros.bringup import parse_assignments
+from mca_perception.ros.descriptions import ARMBENCH_ARGUMENTS, LaunchError, armbench
+from mca_perception.ros.processes import ProcessGroup, node_command
+
+pytestmark = pytest.mark.xdist_group("test_bringup")
+
+Scene = Callable[..., NDArray[np.uint8]]
+MCA = [sys.executable, "-m", "mca_perception.cli.main"]
+
+
+@pytest.fixture
+def images(tmp_path: Path, scene: Scene) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(4):
+        cv2.imwrite(str(folder / f"{i}.png"), scene("red", "green")[..., ::-1])
+    return folder
+
+
+def run(*arguments: str, timeout: float = 90.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*MCA, *arguments], capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def test_arguments_are_listed_without_starting_anything() -> None:
+    listing = run("up", "armbench", "--list-arguments")
+    assert listing.returncode == 0
+    for argument in ARMBENCH_ARGUMENTS:
+        assert f"{argument.name}:={argument.default}" in listing.stdout
+        assert argument.description in listing.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["armbench", "source:=a", "image:=b"], "exclude each other"),
+        (["armbench", "sauce:=a"], "does not exist"),
+        (["armbench", "source"], "name:=value"),
+        (["kitchen"], "there are: armbench"),
+    ],
+)
+def test_wrong_arguments_end_with_code_2(arguments: list[str], message: str) -> None:
+    failed = run("up", *arguments)
+    assert failed.returncode == 2
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_assignments_may_hold_anything_after_the_name() -> None:
+    assert parse_assignments(["a:=b:=c", "d:="]) == {"a": "b:=c", "d": ""}
+
+
+def test_source_perception_and_viewer_end_together(
+    images: Path, colour_bundle: Path, colour_gallery: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = {"source": images, "model": colour_bundle, "gallery": colour_gallery, "viewer": "true", "out": out}
+    done = run("up", "armbench", *(f"{name}:={value}" for name, value in arguments.items()))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[perception]" in done.stdout
+    assert "4 sent, 4 answered" in done.stdout
+    assert "P-red" in done.stdout
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["frames"]["sent"] == summary["frames"]["received"] == summary["frames"]["overlays"] == 4
+    assert summary["frames"]["lost"] == summary["frames"]["dropped"] == 0
+    assert summary["objects"]["with_product"] == 8
+    assert summary["latency_ms"]["p99"] >= summary["latency_ms"]["p50"] > 0
+    assert len(list((out / "overlays").glob("*.jpg"))) == 4
+
+
+def test_the_failing_process_gives_the_exit_code_and_its_last_lines(
+    colour_bundle: Path, tmp_path: Path
+) -> None:
+    failed = run("up", "armbench", f"source:={tmp_path}", f"model:={colour_bundle}")
+    assert failed.returncode == 2
+    assert "process 'source' ended with code 2" in failed.stderr
+    assert "holds no images" in failed.stderr
+
+
+@pytest.fixture
+def running(colour_bundle: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [*MCA, "up", "armbench", f"model:={colour_bundle}"], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    yield process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_stops_all_nodes(running: subprocess.Popen[str], client: Any, number: int) -> None:
+    client.perception(lambda facts: facts["state"] == "active", "the node", timeout=60)
+    running.send_signal(number)
+    assert running.wait(30) == 0
+    client.wait(lambda: not client.node.count_publishers("objects"), 30, "the end of the node")
+
+
+def test_commands_carry_namespace_name_remaps_and_parameters(tmp_path: Path) -> None:
+    (node,) = armbench({"image": "/cam/raw", "namespace": "left"})
+    command = node_command(node, tmp_path / "p.yaml")
+    assert command[:3] == [sys.executable, "-m", "mca_perception.ros.perception_node"]
+    assert "__ns:=/left" in command
+    assert "image:=/cam/raw" in command
+    assert "/left/perception" in (tmp_path / "p.yaml").read_text()
+
+
+def test_a_group_reports_who_ended_and_stops_the_rest() -> None:
+    with ProcessGroup() as group:
+        group.start(armbench({"source": "/does/not/exist", "model": "/nowhere"}))
+        ended = group.wait(60)
+        assert ended is not None
+        assert ended.name == "source"
+        assert "does not exist" in ended.describe_failure()
+    assert all(node.process.poll() is not None for node in group.nodes)

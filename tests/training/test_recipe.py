@@ -1,0 +1,54 @@
+"""Recipes: every shipped one is valid, overrides work, mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mca_perception.errors import RecipeError
+from mca_perception.training.recipe import load_recipe
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+MINIMAL = (
+    "name: tiny\nbackbone: {name: beit3_nano_patch16}\nsegmentation: {data: x}\nbudget: {max_steps: 2}\n"
+)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+
+
+def test_overrides_are_yaml(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(MINIMAL)
+    recipe = load_recipe(
+        tmp_path / "r.yaml", ["segmentation.input_size=[64, 96]", "optimiser.lr=1e-4", "seed=7"]
+    )
+    assert recipe.segmentation is not None
+    assert recipe.segmentation.input_size == (64, 96)
+    assert (recipe.optimiser.lr, recipe.seed) == (1e-4, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (None, [], "does not exist"),
+        ("- a\n- b\n", [], "not a YAML mapping"),
+        ("name: [unclosed", [], "not valid YAML"),
+        (MINIMAL, ["nonsense"], "not of the form"),
+        (MINIMAL, ["name.deeper=1"], "not a section"),
+        (MINIMAL, ["segmentation.batch=3"], "segmentation.batch: Extra inputs"),
+        (MINIMAL, ["optimiser.lr=-1"], "optimiser.lr"),
+        (MINIMAL, ["budget={}"], "max_steps, max_minutes"),
+        (MINIMAL, ["segmentation=null"], "at least one task"),
+        (MINIMAL, ["name=../escape"], "name"),
+        (MINIMAL, ["precision=fp8"], "precision"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str | None, overrides: list[str], message: str) -> None:
+    path = tmp_path / "r.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path, overrides)
