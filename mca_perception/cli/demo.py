@@ -41,13 +41,20 @@ def command(
     Raises:
         McaError: model, source or gallery cannot be used.
         typer.Exit: with 1 when a process failed or frames were lost.
-    """  # noqa: D301 - typer needs the characters themselves
+    """
     import rclpy  # noqa: F401  - a missing ROS is reported here, not by three child processes
 
     from mca_perception.ros.demo import DemoFailure, DemoSettings, run_demo
 
     settings = DemoSettings(
-        out=out, model=model, source=source, topic=topic, frames=frames, rate_hz=rate, gallery=gallery, seed=seed
+        out=out,
+        model=model,
+        source=source,
+        topic=topic,
+        frames=frames,
+        rate_hz=rate,
+        gallery=gallery,
+        seed=seed,
     )
     try:
         summary = run_demo(settings, typer.echo)

@@ -25,7 +25,7 @@ def command(
     Raises:
         LaunchError: the description or an argument does not exist.
         typer.Exit: with the exit code of the process that failed.
-    """  # noqa: D301 - typer needs the characters themselves
+    """
     from mca_perception.ros.bringup import bring_up, parse_assignments
     from mca_perception.ros.descriptions import LAUNCHES, LaunchError
 

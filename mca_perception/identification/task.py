@@ -11,12 +11,15 @@ from torch.utils.data import DataLoader
 
 from mca_perception.backbone import normalise
 from mca_perception.datasets.armbench import read_identification
-from mca_perception.datasets.workers import initialise_worker
+from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
 from mca_perception.errors import DatasetError
 from mca_perception.identification.data import ContainerSampler, Pair, PairDataset
 from mca_perception.identification.losses import InfoNCE
 from mca_perception.identification.model import IdentificationConfig, IdentificationHead
 from mca_perception.identification.recipe import IdentificationRecipe
+
+# Quick look while training; the evaluation uses every reference.
+VALIDATION_REFERENCES = 2
 
 
 class IdentificationModule(nn.Module):
@@ -69,6 +72,7 @@ class IdentificationTask:
             batch_sampler=sampler,
             num_workers=self.recipe.workers,
             worker_init_fn=initialise_worker,
+            multiprocessing_context=WORKER_CONTEXT if self.recipe.workers else None,
             generator=generator,
         )
 
@@ -89,7 +93,7 @@ class IdentificationTask:
         )
         owners, crops = [], []
         for number, name in enumerate(products):
-            for path in self.index.references[name]:
+            for path in self.index.references[name][:VALIDATION_REFERENCES]:
                 owners.append(number)
                 crops.append(self.dataset.reference_crop(path))
         gallery = self._embed(backbone, crops, device)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from mca_perception.ros.session_log import FrameRecord
 
@@ -36,24 +37,20 @@ class ResultView:
     def show(self, number: int, frame: FrameRecord) -> None:
         """Show frame ``number`` (counting from 1)."""
         if self._live is not None:
-            self._live.update(make_table(frame, title=_line(number, frame)), refresh=True)
+            self._live.update(Group(Text(_line(number, frame)), make_table(frame)), refresh=True)
             return
         self._console.print(_line(number, frame), highlight=False, soft_wrap=True)
         if number % _TABLE_EVERY == 1:
             self._console.print(make_table(frame))
 
 
-def make_table(frame: FrameRecord, *, title: str | None = None) -> Table:
+def make_table(frame: FrameRecord) -> Table:
     """The objects of one frame, best score first."""
-    table = Table(title=title, title_justify="left")
-    for column, justify in (
-        ("id", "right"),
-        ("product", "left"),
-        ("similarity", "right"),
-        ("score", "right"),
-    ):
-        table.add_column(column, justify="right" if justify == "right" else "left")
-    table.add_column("box x1 y1 x2 y2", justify="right")
+    table = Table()
+    table.add_column("id", justify="right")
+    table.add_column("product")
+    for column in ("similarity", "score", "box x1 y1 x2 y2"):
+        table.add_column(column, justify="right")
     for row in frame.objects:
         table.add_row(
             str(row.id),

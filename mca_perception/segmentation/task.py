@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from mca_perception.backbone import normalise
 from mca_perception.datasets.coco import CocoSplit
-from mca_perception.datasets.workers import initialise_worker
+from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
 from mca_perception.segmentation.data import Augmentation, SegmentationDataset, collate
 from mca_perception.segmentation.losses import SegmentationTargets, segmentation_loss
 from mca_perception.segmentation.model import TOKEN_STRIDE, SegmentationConfig, SegmentationHead
@@ -68,6 +68,7 @@ class SegmentationTask:
             collate_fn=collate,
             drop_last=True,
             worker_init_fn=initialise_worker,
+            multiprocessing_context=WORKER_CONTEXT if self.recipe.workers else None,
             generator=generator,
         )
 

@@ -54,10 +54,17 @@ def _graphs() -> dict[str, bytes]:
     """ONNX graphs with the names and shapes of a real bundle: features are patch means, objects are pure colours."""
     from onnx import TensorProto, helper
 
-    def graph(nodes: list[Any], inputs: dict[str, list[Any]], outputs: dict[str, list[Any]], constants: dict[str, Any]) -> bytes:
+    def graph(
+        nodes: list[Any],
+        inputs: dict[str, list[Any]],
+        outputs: dict[str, list[Any]],
+        constants: dict[str, Any],
+    ) -> bytes:
         def tensors(specs: dict[str, list[Any]]) -> list[Any]:
             kinds = {"labels": TensorProto.INT64}
-            return [helper.make_tensor_value_info(n, kinds.get(n, TensorProto.FLOAT), s) for n, s in specs.items()]
+            return [
+                helper.make_tensor_value_info(n, kinds.get(n, TensorProto.FLOAT), s) for n, s in specs.items()
+            ]
 
         stored = []
         for name, value in constants.items():
@@ -142,11 +149,19 @@ def colour_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "version": "1",
         "created": "2026-01-01T00:00:00Z",
         "licence": "Apache-2.0",
-        "backbone": {"name": "patch_means", "img_size": 64, "patch_size": 16, "embed_dim": 3, "parameters": 0},
+        "backbone": {
+            "name": "patch_means",
+            "img_size": 64,
+            "patch_size": 16,
+            "embed_dim": 3,
+            "parameters": 0,
+        },
         "preprocessing": {"mean": [0.5] * 3, "std": [0.5] * 3, "channel_order": "RGB"},
         "graphs": {
             "backbone": _spec("backbone", ["images"], ["features"]),
-            "segmentation": _spec("segmentation", ["features", "images"], ["scores", "labels", "mask_logits"]),
+            "segmentation": _spec(
+                "segmentation", ["features", "images"], ["scores", "labels", "mask_logits"]
+            ),
             "identification": _spec("identification", ["features"], ["embeddings"]),
         },
         "segmentation": {
@@ -185,14 +200,25 @@ def colour_gallery(colour_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 class NodeProcess:
     """A node as a child process; its output goes to a file."""
 
-    def __init__(self, module: str, parameters: dict[str, Any], folder: Path, namespace: str = "/perception") -> None:
+    def __init__(
+        self, module: str, parameters: dict[str, Any], folder: Path, namespace: str = "/perception"
+    ) -> None:
         name = module.removesuffix("_node")
         self.log = folder / f"{name}.log"
         config = folder / f"{name}.yaml"
         config.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
         self._file = self.log.open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"mca_perception.ros.{module}", "--ros-args", "-r", f"__ns:={namespace}", "--params-file", str(config)],
+            [
+                sys.executable,
+                "-m",
+                f"mca_perception.ros.{module}",
+                "--ros-args",
+                "-r",
+                f"__ns:={namespace}",
+                "--params-file",
+                str(config),
+            ],
             stdout=self._file,
             stderr=subprocess.STDOUT,
             env={**os.environ, "ROS_LOG_DIR": str(folder), "PYTHONUNBUFFERED": "1"},

@@ -89,7 +89,11 @@ def with_size(data: bytes, width: int, height: int) -> bytes:
         (lambda scene: jpeg(scene, lambda data: b"no picture"), "undecodable", "neither JPEG nor PNG"),
         (lambda scene: jpeg(scene, lambda data: data[:4] + bytes(500)), "undecodable", "states no size"),
         (lambda scene: jpeg(scene, lambda data: data[: len(data) // 2]), "truncated", "cut off"),
-        (lambda scene: jpeg(scene, lambda data: with_size(data, 10_000, 10_000)), "too_large", "100 megapixels"),
+        (
+            lambda scene: jpeg(scene, lambda data: with_size(data, 10_000, 10_000)),
+            "too_large",
+            "100 megapixels",
+        ),
     ],
 )
 def test_a_bad_frame_is_counted_and_the_next_one_processed(
@@ -99,7 +103,9 @@ def test_a_bad_frame_is_counted_and_the_next_one_processed(
     camera.objects.clear()
     bad = make(scene)
     camera.publish(bad, stamp)
-    camera.publish(raw(scene) if isinstance(bad, Image) else to_compressed_message(scene("red"), header(1)), stamp + 1)
+    camera.publish(
+        raw(scene) if isinstance(bad, Image) else to_compressed_message(scene("red"), header(1)), stamp + 1
+    )
     camera.client.wait(lambda: camera.objects, what="the good frame")
     assert [message.header for message in camera.objects] == [header(stamp + 1)]
     assert len(camera.objects[0].objects) == 1
@@ -132,15 +138,21 @@ def spoil(bundle: Path, target: Path, how: str) -> Path:
 def test_a_bad_bundle_leaves_the_node_unconfigured_until_a_good_one_comes(
     start_node: Callable[..., Any], client: Any, colour_bundle: Path, scene: Scene, tmp_path: Path
 ) -> None:
-    node = start_node("perception_node", namespace="/bundles", model=str(tmp_path / "missing"), frame_policy="every_frame")
+    node = start_node(
+        "perception_node", namespace="/bundles", model=str(tmp_path / "missing"), frame_policy="every_frame"
+    )
 
     def configure() -> bool:
         transition = Transition(id=Transition.TRANSITION_CONFIGURE)
-        return bool(client.call(ChangeState, "/bundles/perception/change_state", transition=transition).success)
+        return bool(
+            client.call(ChangeState, "/bundles/perception/change_state", transition=transition).success
+        )
 
     def use(model: Path) -> None:
         parameter = Parameter("model", value=str(model)).to_parameter_msg()
-        (result,) = client.call(SetParameters, "/bundles/perception/set_parameters", parameters=[parameter]).results
+        (result,) = client.call(
+            SetParameters, "/bundles/perception/set_parameters", parameters=[parameter]
+        ).results
         assert result.successful
 
     for how, reason in [
@@ -172,9 +184,16 @@ def test_a_bad_bundle_leaves_the_node_unconfigured_until_a_good_one_comes(
     assert node.process.poll() is None
 
 
-@pytest.mark.parametrize(("gallery", "reason"), [("none.gallery", "does not exist"), ("", "is not a database")])
+@pytest.mark.parametrize(
+    ("gallery", "reason"), [("none.gallery", "does not exist"), ("", "is not a database")]
+)
 def test_a_gallery_that_cannot_be_used_is_named(
-    start_node: Callable[..., Any], client: Any, colour_bundle: Path, tmp_path: Path, gallery: str, reason: str
+    start_node: Callable[..., Any],
+    client: Any,
+    colour_bundle: Path,
+    tmp_path: Path,
+    gallery: str,
+    reason: str,
 ) -> None:
     path = tmp_path / (gallery or "text.gallery")
     if not gallery:

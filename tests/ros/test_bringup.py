@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 pytest.importorskip("rclpy")
 
 from mca_perception.ros.bringup import parse_assignments
-from mca_perception.ros.descriptions import ARMBENCH_ARGUMENTS, LaunchError, armbench
+from mca_perception.ros.descriptions import ARMBENCH_ARGUMENTS, armbench
 from mca_perception.ros.processes import ProcessGroup, node_command
 
 pytestmark = pytest.mark.xdist_group("test_bringup")
@@ -71,7 +71,13 @@ def test_source_perception_and_viewer_end_together(
     images: Path, colour_bundle: Path, colour_gallery: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    arguments = {"source": images, "model": colour_bundle, "gallery": colour_gallery, "viewer": "true", "out": out}
+    arguments = {
+        "source": images,
+        "model": colour_bundle,
+        "gallery": colour_gallery,
+        "viewer": "true",
+        "out": out,
+    }
     done = run("up", "armbench", *(f"{name}:={value}" for name, value in arguments.items()))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[perception]" in done.stdout
@@ -97,7 +103,10 @@ def test_the_failing_process_gives_the_exit_code_and_its_last_lines(
 @pytest.fixture
 def running(colour_bundle: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [*MCA, "up", "armbench", f"model:={colour_bundle}"], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [*MCA, "up", "armbench", f"model:={colour_bundle}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     yield process
     if process.poll() is None:

@@ -118,5 +118,10 @@ def test_timing_counts_from_the_stamp() -> None:
         queue_ms=2.0,
     )
     assert timing.pipeline_latency_ms == 250.0
-    assert (timing.backbone_ms, timing.processing_ms, timing.queue_ms, timing.letterbox_ms) == (4.0, 9.0, 2.0, 0.0)
+    assert (timing.backbone_ms, timing.processing_ms, timing.queue_ms, timing.letterbox_ms) == (
+        4.0,
+        9.0,
+        2.0,
+        0.0,
+    )
     assert conversions.stamp_ns(timing.received) == 10_001_000_000

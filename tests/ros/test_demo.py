@@ -120,11 +120,20 @@ def test_what_cannot_work_says_why(
     assert "Traceback" not in failed.stderr
 
 
-def test_a_failing_process_is_named_with_its_last_lines(colour_bundle: Path, scene: Scene, tmp_path: Path) -> None:
+def test_a_failing_process_is_named_with_its_last_lines(
+    colour_bundle: Path, scene: Scene, tmp_path: Path
+) -> None:
     cv2.imwrite(str(tmp_path / "1.jpg"), scene("green"))
     (tmp_path / "bad.gallery").write_text("no gallery")
     failed = demo(
-        "--source", str(tmp_path), "--model", str(colour_bundle), "--gallery", str(tmp_path / "bad.gallery"), "--out", str(tmp_path / "out")
+        "--source",
+        str(tmp_path),
+        "--model",
+        str(colour_bundle),
+        "--gallery",
+        str(tmp_path / "bad.gallery"),
+        "--out",
+        str(tmp_path / "out"),
     )
     assert failed.returncode == 2
     assert "bad.gallery" in failed.stderr

@@ -134,7 +134,12 @@ def huge_png(width: int, height: int) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def huge_jpeg() -> bytes:
@@ -174,7 +179,9 @@ def test_images_survive_the_way_out_and_in() -> None:
     np.testing.assert_array_equal(decode_image(to_image_message(RGB[:, ::2], "rgb8", HEADER)), RGB[:, ::2])
 
 
-@pytest.mark.parametrize(("array", "encoding"), [(RGB, "mono8"), (GREY, "rgb8"), (GREY, "mono16"), (RGB[None], "rgb8")])
+@pytest.mark.parametrize(
+    ("array", "encoding"), [(RGB, "mono8"), (GREY, "rgb8"), (GREY, "mono16"), (RGB[None], "rgb8")]
+)
 def test_arrays_of_another_layout_are_refused(array: NDArray[np.uint8], encoding: str) -> None:
     with pytest.raises(ValueError, match="layout"):
         to_image_message(array, encoding, HEADER)

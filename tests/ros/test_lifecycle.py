@@ -26,7 +26,9 @@ Scene = Callable[..., NDArray[np.uint8]]
 
 @pytest.fixture(scope="module")
 def node(start_node: Callable[..., Any], colour_bundle: Path) -> Any:
-    return start_node("perception_node", model=str(colour_bundle), frame_policy="every_frame", autostart=False)
+    return start_node(
+        "perception_node", model=str(colour_bundle), frame_policy="every_frame", autostart=False
+    )
 
 
 def change(client: Any, transition: int) -> bool:

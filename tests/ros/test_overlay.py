@@ -23,7 +23,12 @@ def make_objects(height: int, width: int, boxes: list[list[float]]) -> Objects:
 
 @pytest.mark.parametrize(
     ("size", "max_side", "expected"),
-    [((96, 160), 1280, (576, 960)), ((2048, 2448), 1280, (1071, 1280)), ((1000, 1100), 1280, (1000, 1100)), ((96, 160), 64, (38, 64))],
+    [
+        ((96, 160), 1280, (576, 960)),
+        ((2048, 2448), 1280, (1071, 1280)),
+        ((1000, 1100), 1280, (1000, 1100)),
+        ((96, 160), 64, (38, 64)),
+    ],
 )
 def test_size_follows_the_limits(size: tuple[int, int], max_side: int, expected: tuple[int, int]) -> None:
     picture = draw_overlay(np.zeros((*size, 3), np.uint8), make_objects(*size, []), max_side=max_side)

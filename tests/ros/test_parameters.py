@@ -24,8 +24,16 @@ def test_documentation_holds_the_generated_table(node: str, repository: Path) ->
         ({"type": "int", "default_value": 5, "validation": {"bounds<>": [1, 9]}}, 10, "must lie in"),
         ({"type": "int", "default_value": 5}, True, "must be int"),
         ({"type": "double", "default_value": 0.5}, 1, "must be double"),
-        ({"type": "string", "default_value": "a", "validation": {"one_of<>": [["a", "b"]]}}, "c", "one of a, b"),
-        ({"type": "string", "default_value": "a", "validation": {"not_empty<>": []}}, "", "must not be empty"),
+        (
+            {"type": "string", "default_value": "a", "validation": {"one_of<>": [["a", "b"]]}},
+            "c",
+            "one of a, b",
+        ),
+        (
+            {"type": "string", "default_value": "a", "validation": {"not_empty<>": []}},
+            "",
+            "must not be empty",
+        ),
         ({"type": "string_array", "default_value": []}, ["x"], ""),
         ({"type": "string_array", "default_value": []}, "x", "must be string_array"),
         ({"type": "string_array", "default_value": []}, 3, "must be string_array"),

@@ -75,12 +75,18 @@ def test_an_independent_process_receives_objects_with_stamp_and_frame(
         client.heard(subscribers=1)
         now = client.node.get_clock().now().to_msg()
         publisher = client.publisher(Image, "image")
-        publisher.publish(to_image_message(scene("red", "blue"), "rgb8", Header(stamp=now, frame_id="tote_camera")))
+        publisher.publish(
+            to_image_message(scene("red", "blue"), "rgb8", Header(stamp=now, frame_id="tote_camera"))
+        )
         output, _ = robot.communicate(timeout=60)
     finally:
         robot.kill()
     received = json.loads(output)
-    assert (received["sec"], received["nanosec"], received["frame_id"]) == (now.sec, now.nanosec, "tote_camera")
+    assert (received["sec"], received["nanosec"], received["frame_id"]) == (
+        now.sec,
+        now.nanosec,
+        "tote_camera",
+    )
     assert received["products"] == ["P-red", "P-blue"]
     assert received["latency_ms"] >= received["processing_ms"] > 0
 
@@ -108,7 +114,9 @@ def test_all_outputs_agree_about_one_frame(node: Any, client: Any, scene: Scene)
         box, centre = item.bbox, item.bbox.center.position
         assert (centre.x - box.size_x / 2, centre.x + box.size_x / 2) == (xs.min(), xs.max() + 1)
         assert (centre.y - box.size_y / 2, centre.y + box.size_y / 2) == (ys.min(), ys.max() + 1)
-        assert (item.centroid.x, item.centroid.y) == pytest.approx((xs.mean() + 0.5, ys.mean() + 0.5), abs=1e-6)
+        assert (item.centroid.x, item.centroid.y) == pytest.approx(
+            (xs.mean() + 0.5, ys.mean() + 0.5), abs=1e-6
+        )
         assert detection.bbox == box
         assert detection.results[0].hypothesis.class_id == item.products[0].product_id
         assert item.label in [entry.class_name for entry in labels[0].class_map]
@@ -118,7 +126,8 @@ def test_all_outputs_agree_about_one_frame(node: Any, client: Any, scene: Scene)
 def test_the_overlay_is_drawn_only_while_somebody_looks(node: Any, client: Any, scene: Scene) -> None:
     objects = client.collect(PerceivedObjects, "objects")
     before = client.perception(
-        lambda facts: facts["overlay_subscribers"] == "0" and facts["objects_subscribers"] == "1", "an active node"
+        lambda facts: facts["overlay_subscribers"] == "0" and facts["objects_subscribers"] == "1",
+        "an active node",
     )
     publisher = client.publisher(Image, "image")
     publisher.publish(to_image_message(scene("red"), "rgb8", header(60)))
@@ -151,7 +160,8 @@ def test_the_container_limits_the_products(node: Any, client: Any, scene: Scene)
     assert "1 of 2" in answer.message
     assert products(70) == ("bin-4", [["P-blue"]])
     client.perception(
-        lambda facts: facts["container_id"] == "bin-4" and facts["container_unknown_products"] == "1", "the container"
+        lambda facts: facts["container_id"] == "bin-4" and facts["container_unknown_products"] == "1",
+        "the container",
     )
     answer = client.call(SetContainer, "set_container", container_id="bin-5", product_ids=["unheard-of"])
     assert answer.success

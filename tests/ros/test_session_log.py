@@ -82,9 +82,19 @@ def test_truth_is_read_from_the_annotations_of_the_container(tmp_path: Path) -> 
     for folder in ("images", "manifests"):
         (tmp_path / folder).mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.jpg"), np.zeros((20, 30, 3), np.uint8))
-    (tmp_path / "manifests" / "a.json").write_text(json.dumps({"container_id": "tote-a", "products": {"P": {}}}))
+    (tmp_path / "manifests" / "a.json").write_text(
+        json.dumps({"container_id": "tote-a", "products": {"P": {}}})
+    )
     polygon = [[2, 3, 12, 3, 12, 9, 2, 9]]
-    annotation = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": polygon, "bbox": [2, 3, 10, 6], "area": 60, "iscrowd": 0}
+    annotation = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "segmentation": polygon,
+        "bbox": [2, 3, 10, 6],
+        "area": 60,
+        "iscrowd": 0,
+    }
     document = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 30, "height": 20}],
         "annotations": [{**annotation, "product_id": "P"}],

@@ -65,7 +65,9 @@ class Perception:
     def run(self, source: Any) -> int:
         """Answer until the source ends; returns its exit code."""
         self.client.wait(lambda: source.process.poll() is not None, 60, "the end of the source")
-        self.client.wait(lambda: self.facts.get("finished") == "true" or source.process.returncode, what="its status")
+        self.client.wait(
+            lambda: self.facts.get("finished") == "true" or source.process.returncode, what="its status"
+        )
         return int(source.process.returncode)
 
 
@@ -130,7 +132,9 @@ def test_a_bag_can_keep_its_stamps(
     start_node: Callable[..., Any], client: Any, scene: Scene, tmp_path: Path
 ) -> None:
     perception = Perception(client)
-    source = start_node("source_node", source=str(write_bag(tmp_path, scene)), keep_stamps=True, frame_id="mine")
+    source = start_node(
+        "source_node", source=str(write_bag(tmp_path, scene)), keep_stamps=True, frame_id="mine"
+    )
     assert perception.run(source) == 0
     assert [message.header.stamp.sec for message in perception.images] == [1000, 1001, 1002]
     assert {message.header.frame_id for message in perception.images} == {"mine"}

@@ -20,7 +20,9 @@ Scene = Callable[..., NDArray[np.uint8]]
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
-def write_bag(path: Path, pictures: list[NDArray[np.uint8]], *, plugin: StoragePlugin, kind: str = RAW, topics: int = 1) -> None:
+def write_bag(
+    path: Path, pictures: list[NDArray[np.uint8]], *, plugin: StoragePlugin, kind: str = RAW, topics: int = 1
+) -> None:
     """A bag with the pictures at 10 Hz, stamped from 1000 s on, in frame `bin`."""
     store = get_typestore(Stores.ROS2_HUMBLE)
     types = store.types
@@ -113,7 +115,11 @@ def test_bags_give_pixels_stamps_and_frame(
 ) -> None:
     pictures = [scene("red"), scene("blue")]
     write_bag(tmp_path / "bag", pictures, plugin=plugin, kind=kind)
-    path = next((tmp_path / "bag").glob("*.mcap" if plugin is StoragePlugin.MCAP else "*.db3")) if file else tmp_path / "bag"
+    path = (
+        next((tmp_path / "bag").glob("*.mcap" if plugin is StoragePlugin.MCAP else "*.db3"))
+        if file
+        else tmp_path / "bag"
+    )
     source = open_source(str(path))
     for _ in range(2):  # a source can be read again
         frames = list(source)

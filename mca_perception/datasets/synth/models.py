@@ -30,7 +30,7 @@ Size = tuple[float, float, float]
 
 def draw_side(rng: np.random.Generator) -> float:
     """Square root of a product's front area, cm."""
-    return float(np.clip(np.exp(rng.normal(np.log(10.2), 0.35)), 4.5, 17.5))
+    return float(np.clip(np.exp(rng.normal(np.log(10.2), 0.35)), 4.5, 16.0))
 
 
 def draw_size(rng: np.random.Generator, kind: str) -> Size:

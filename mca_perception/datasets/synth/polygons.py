@@ -22,23 +22,21 @@ def trace(mask: NDArray[np.bool_], x: int = 0, y: int = 0) -> list[list[float]]:
     """
     area = int(np.count_nonzero(mask))
     tolerance = next(value for limit, value in _TOLERANCES if area < limit)
-    shift = np.array([x, y])
-    return [
-        [round(float(value), 2) for value in np.add(polygon, shift).ravel()]
-        for polygon in _trace(mask.astype(np.uint8), tolerance, 0)
-    ]
+    polygons = _trace(mask.astype(np.uint8), tolerance, 0)
+    return [np.round(polygon + np.array([x, y]), 2).ravel().tolist() for polygon in polygons]
 
 
 def _trace(mask: NDArray[np.uint8], tolerance: float, depth: int) -> list[NDArray[np.float64]]:
-    enlarged = np.pad(mask.repeat(_SCALE, 0).repeat(_SCALE, 1), 1)
-    contours, hierarchy = cv2.findContours(enlarged, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    size = (mask.shape[1] * _SCALE, mask.shape[0] * _SCALE)
+    enlarged = np.pad(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), 1)
+    contours, hierarchy = cv2.findContours(enlarged, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
         return []
     outer = hierarchy[0][:, 3] < 0
     holes = [contour for contour, is_outer in zip(contours, outer, strict=True) if not is_outer]
     hole = max(holes, key=cv2.contourArea, default=None)
     if hole is not None and depth < _MAX_CUTS and cv2.contourArea(hole) > _SMALLEST_HOLE:
-        column = int((hole[:, 0, 0].mean() - 1) / _SCALE)
+        column = int((hole[:, 0, 0].min() + hole[:, 0, 0].max() - 2) / (2 * _SCALE))
         left, right = (np.ascontiguousarray(part) for part in (mask[:, :column], mask[:, column:]))
         moved = [np.add(polygon, (column, 0)) for polygon in _trace(right, tolerance, depth + 1)]
         return _trace(left, tolerance, depth + 1) + moved
