@@ -42,8 +42,6 @@ def command(
         McaError: model, source or gallery cannot be used.
         typer.Exit: with 1 when a process failed or frames were lost.
     """
-    import rclpy  # noqa: F401  - a missing ROS is reported here, not by three child processes
-
     from mca_perception.ros.demo import DemoFailure, DemoSettings, run_demo
 
     settings = DemoSettings(

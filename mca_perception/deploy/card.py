@@ -34,7 +34,8 @@ def attach_metrics(bundle: ModelBundle, directory: Path, metrics: Sequence[Path]
             ) from error
         if not isinstance(content, dict):
             raise BundleError(f"metrics file {path} must hold a JSON object; run `mca eval` again")
-        results[str(content.get("task", path.parent.name))] = _scalars(content)
+        task = str(content.pop("task", path.parent.name))
+        results[task] = _scalars(content)
     fields = bundle.manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "schema_version"})
     fields["metrics"] = results
     manifest = bundle.manifest.model_copy(update={"metrics": results})

@@ -6,21 +6,21 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
+from rich.progress import Progress, track
 
-from mca_perception.deploy.bundle import ModelBundle
+from mca_perception.datasets.armbench import find_references
 from mca_perception.errors import SourceError
 from mca_perception.identification.gallery import Gallery
+from mca_perception.pipeline import PerceptionPipeline
+from mca_perception.pipeline.references import import_references
 from mca_perception.ros.contact_sheet import write_contact_sheet
 from mca_perception.ros.descriptions import armbench
 from mca_perception.ros.engine import bundle_folder
-from mca_perception.ros.gallery_builder import build_gallery, find_references
 from mca_perception.ros.processes import ProcessGroup, RunningNode
 from mca_perception.ros.sources import open_source
 from mca_perception.ros.transport import configure_transport
@@ -30,6 +30,7 @@ __all__ = ["DemoFailure", "DemoSettings", "run_demo"]
 DEFAULT_FRAMES = 40
 ENOUGH_FRAMES = 20
 SUBSET = "mix-object-tote"
+REFERENCES = "Reference_Images"
 PRODUCTS = 60
 START_LIMIT_S, FRAME_LIMIT_S = 180.0, 30.0
 
@@ -77,11 +78,10 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     """
     # What the processes would stumble over is opened here first, where it can be said in one line.
     model = bundle_folder(settings.model)
-    bundle = ModelBundle.open(model)
-    say(
-        f"model: {bundle.manifest.name} ({model}), backbone of "
-        f"{bundle.manifest.backbone.parameters / 1e6:.1f} M parameters"
-    )
+    pipeline = PerceptionPipeline.from_bundle(model)
+    bundle = pipeline.bundle
+    parameters = bundle.manifest.backbone.parameters / 1e6
+    say(f"model: {bundle.manifest.name} ({model}), backbone of {parameters:.1f} M parameters")
     if settings.source is not None:
         open_source(settings.source, topic=settings.topic).close()
     if settings.gallery is not None:
@@ -89,7 +89,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     out = settings.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     source = settings.source or str(_synthesise(settings, out, say))
-    gallery = _gallery(settings, model, source, out, say)
+    gallery = _gallery(settings, pipeline, source, out, say)
     frames = settings.frames
     if frames is None:
         frames = DEFAULT_FRAMES if settings.source is None or source.startswith("/dev/") else 0
@@ -114,9 +114,9 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     with ProcessGroup(on_line=_LogFiles(logs), environment=environment) as group:
         group.start(nodes, terminal=("viewer",))
         ended = group.wait(START_LIMIT_S + FRAME_LIMIT_S * frames if frames else None)
-        _check_end(ended, group, logs)
+        check_end(ended, group, logs)
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    _check_frames(summary, settings.source is not None)
+    _check_frames(summary, 1 if settings.source else min(frames, ENOUGH_FRAMES))
     write_contact_sheet(sorted((out / "overlays").glob("*.jpg")), out / "demo.jpg")
     return summary
 
@@ -144,37 +144,44 @@ def _synthesise(settings: DemoSettings, out: Path, say: Callable[[str], None]) -
     )
     say(f"synthesising {count} totes with {PRODUCTS} products (seed {settings.seed}) ...")
     started = time.monotonic()
-    with _progress("totes") as progress:
-        write_totes(totes, max(1, min(os.cpu_count() or 1, 8)), progress)
+    with Progress(transient=True) as bar:
+        task = bar.add_task("totes")
+        workers = max(1, min(os.cpu_count() or 1, 8))
+        write_totes(totes, workers, lambda done, total: bar.update(task, completed=done, total=total))
     say(f"  done in {time.monotonic() - started:.0f} s: {totes.out}")
     return totes.out / SUBSET
 
 
-@contextmanager
-def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, on terminals only."""
-    with Progress(transient=True) as bar:
-        task = bar.add_task(unit)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def _gallery(
-    settings: DemoSettings, model: Path, source: str, out: Path, say: Callable[[str], None]
+    settings: DemoSettings, pipeline: PerceptionPipeline, source: str, out: Path, say: Callable[[str], None]
 ) -> Path | None:
     """The gallery to identify with, if there can be one."""
     if settings.gallery is not None:
         return settings.gallery.resolve()
-    references = find_references(Path(source)) if Path(source).exists() else None
-    if references is None:
+    folder = find_reference_folder(Path(source))
+    if folder is None:
         say("no gallery and no Reference_Images beside the source: objects come without products (--gallery)")
         return None
-    say(f"building the gallery from {references} ...")
+    say(f"building the gallery from {folder} ...")
     started = time.monotonic()
     target = out / "products.gallery"
-    with _progress("products") as progress:
-        count = build_gallery(model, references, target, progress)
-    say(f"  {count} products in {time.monotonic() - started:.0f} s")
+    for leftover in out.glob(f"{target.name}*"):
+        leftover.unlink()
+    with Gallery.open(target, model=pipeline.bundle.fingerprint) as gallery:
+        counts = import_references(
+            pipeline,
+            gallery,
+            find_references(folder),
+            progress=lambda items, text: track(items, text, transient=True),
+        )
+    say(f"  {counts.products} products, {counts.images} images in {time.monotonic() - started:.0f} s")
     return target
+
+
+def find_reference_folder(source: Path) -> Path | None:
+    """``Reference_Images`` of the data set that a folder of images lies in."""
+    folders = [source, *list(source.resolve().parents)[:3]] if source.is_dir() else []
+    return next((folder / REFERENCES for folder in folders if (folder / REFERENCES).is_dir()), None)
 
 
 def _clear(out: Path) -> None:
@@ -188,7 +195,7 @@ def _clear(out: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _check_end(ended: RunningNode | None, group: ProcessGroup, logs: Path) -> None:
+def check_end(ended: RunningNode | None, group: ProcessGroup, logs: Path) -> None:
     if ended is None:
         tails = "\n".join(
             f"{node.name}: {node.tail[-1] if node.tail else '(no output)'}" for node in group.nodes
@@ -205,18 +212,17 @@ def _check_end(ended: RunningNode | None, group: ProcessGroup, logs: Path) -> No
         raise DemoFailure(f"{ended.describe_failure()}{more}\nlogs: {logs}")
 
 
-def _check_frames(summary: Mapping[str, Any], own_source: bool) -> None:
+def _check_frames(summary: Mapping[str, Any], enough: int) -> None:
     frames = summary["frames"]
     if not frames["sent"]:
         raise SourceError("the source sent no image; give one with readable images")
-    came_through = frames["received"]
     if frames["lost"] or frames["dropped"]:
         raise DemoFailure(
             f"of {frames['sent']} frames {frames['lost']} were lost and {frames['dropped']} dropped "
             f"({frames['dropped_by_cause']})"
         )
-    if came_through < ENOUGH_FRAMES and not own_source:
-        raise DemoFailure(f"only {came_through} frames came through, at least {ENOUGH_FRAMES} are expected")
+    if frames["received"] < enough:
+        raise DemoFailure(f"only {frames['received']} frames came through, at least {enough} are expected")
 
 
 class _LogFiles:

@@ -243,6 +243,10 @@ class PerceptionNode(LifecycleNode):
         except ValueError as error:
             response.message = str(error)
             return response
+        except Exception as error:
+            self.report(error)
+            response.message = f"internal error: {error}"
+            return response
         self._container = container
         response.success = True
         response.unknown_products = unknown

@@ -17,7 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 from mca_perception.errors import McaError
 from mca_perception.ros.transport import prepare_process
 
-__all__ = ["BAD_INPUT", "FAILED", "Spinner", "run_node"]
+__all__ = ["BAD_INPUT", "FAILED", "Spinner", "StopSignal", "run_node"]
 
 FAILED, BAD_INPUT = 1, 2
 
@@ -26,22 +26,33 @@ _POLL_S = 0.1  # rclpy cannot be woken by a Python signal handler: the longest r
 NodeType = TypeVar("NodeType", bound=Node)
 
 
-class Spinner:
-    """Runs a node's callbacks until something happens. Always with a time limit: some hang without."""
+class StopSignal:
+    """Remembers SIGINT and SIGTERM, so that a node can end where it stands well."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self) -> None:
+        self._received = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, *_: object) -> None:
+        self._received = True
+
+    def is_received(self) -> bool:
+        """Whether the process was asked to end."""
+        return self._received
+
+
+class Spinner:
+    """Runs a node's callbacks until something happens. Always with a time limit: some executors hang without."""
+
+    def __init__(self, node: Node, stop: StopSignal) -> None:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)
-        self._stop = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, *_: object) -> None:
-        self._stop = True
+        self._stop = stop
 
     def is_stopped(self) -> bool:
         """Whether the process was asked to end (signal or context shutdown)."""
-        return self._stop or not rclpy.ok()
+        return self._stop.is_received() or not rclpy.ok()
 
     def spin_until(self, done: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Run callbacks until ``done()``.
@@ -86,13 +97,14 @@ def run_node(
     Returns:
         Exit code: what ``body`` returned, 2 for bad input.
     """
+    stop = StopSignal()
     notice = prepare_process()
     rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
     node = spinner = None
     try:
         node = make()
         node.get_logger().info(notice)
-        spinner = Spinner(node)
+        spinner = Spinner(node, stop)
         return body(node, spinner)
     except (McaError, InvalidParameterValueException, InvalidParameterTypeException) as error:
         sys.stderr.write(f"error: {error}\n")

@@ -1,7 +1,8 @@
 # Lets an interface package build against the ROS 2 wheels (`pip install ros-...`), where a virtual
 # environment is the ROS prefix. On an ordinary ROS installation it changes nothing.
 #
-# 1. Put the environment that holds rosidl_cmake on AMENT_PREFIX_PATH and CMAKE_PREFIX_PATH.
+# 1. Put the environment that holds rosidl_cmake at the end of AMENT_PREFIX_PATH and CMAKE_PREFIX_PATH: packages of
+#    a colcon workspace, which stand there already, go first.
 # 2. The CMake targets exported by the wheels name include directories of the machine that built
 #    them. CMake refuses targets with missing directories, so drop those at the end of this directory.
 
@@ -13,10 +14,12 @@ execute_process(
   OUTPUT_VARIABLE _pip_ros_prefix OUTPUT_STRIP_TRAILING_WHITESPACE)
 
 if(_pip_ros_prefix AND EXISTS "${_pip_ros_prefix}/share/rosidl_cmake/cmake")
-  if(NOT ":$ENV{AMENT_PREFIX_PATH}:" MATCHES ":${_pip_ros_prefix}:")
-    set(ENV{AMENT_PREFIX_PATH} "${_pip_ros_prefix}:$ENV{AMENT_PREFIX_PATH}")
-  endif()
-  list(APPEND CMAKE_PREFIX_PATH "${_pip_ros_prefix}")
+  foreach(_variable AMENT_PREFIX_PATH CMAKE_PREFIX_PATH)
+    if(NOT ":$ENV{${_variable}}:" MATCHES ":${_pip_ros_prefix}:")
+      string(REGEX REPLACE "^:" "" _paths "$ENV{${_variable}}:${_pip_ros_prefix}")
+      set(ENV{${_variable}} "${_paths}")
+    endif()
+  endforeach()
 endif()
 
 function(_pip_ros_drop_missing_includes)

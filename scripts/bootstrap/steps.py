@@ -293,8 +293,10 @@ class Setup:
         Raises:
             SetupError: the build failed.
         """
-        skip = ["--packages-skip", "vision_msgs"] if self._in_underlay("vision_msgs") else []
-        self._colcon("building the workspace", "--base-paths", "..", "src", *skip)
+        options = ["--packages-skip", "vision_msgs"] if self._in_underlay("vision_msgs") else []
+        if self.ros_prefix is None:  # beside the wheels nothing uses the C++ interfaces
+            options += ["--cmake-args", "-DPYTHON_ONLY=ON"]
+        self._colcon("building the workspace", "--base-paths", "..", "src", *options)
         say(f"Now: source {self.workspace / 'install' / 'setup.bash'}")
 
     def _install_underlay_hook(self, *setup_files: Path) -> None:

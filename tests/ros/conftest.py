@@ -1,5 +1,6 @@
-"""A small real bundle that sees colours, pictures for it, and node processes on a ROS domain of their own."""
+"""Pictures for the colour bundle, and node processes on a ROS domain of their own."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -16,8 +17,11 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-COLOURS = {"red": (230, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
-WIDTH, HEIGHT = 160, 96
+from mca_perception.identification import Gallery
+from tests.support.bundles import BACKGROUND, PALETTE, reference_photo, write_colour_bundle
+
+COLOURS = ("red", "green", "blue")
+SIZE = (96, 160)
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -38,9 +42,9 @@ def ros_domain() -> Iterator[int]:
 
 def colour_scene(*colours: str) -> NDArray[np.uint8]:
     """Coloured discs side by side on grey, uint8 ``[96, 160, 3]`` RGB."""
-    image = np.full((HEIGHT, WIDTH, 3), 127, np.uint8)
+    image = np.full((*SIZE, 3), BACKGROUND, np.uint8)
     for i, colour in enumerate(colours):
-        cv2.circle(image, (30 + 50 * i, 48), 20, COLOURS[colour], -1)
+        cv2.circle(image, (30 + 50 * i, 48), 20, PALETTE[colour], -1)
     return image
 
 
@@ -50,150 +54,37 @@ def scene() -> Callable[..., NDArray[np.uint8]]:
     return colour_scene
 
 
-def _graphs() -> dict[str, bytes]:
-    """ONNX graphs with the names and shapes of a real bundle: features are patch means, objects are pure colours."""
-    from onnx import TensorProto, helper
-
-    def graph(
-        nodes: list[Any],
-        inputs: dict[str, list[Any]],
-        outputs: dict[str, list[Any]],
-        constants: dict[str, Any],
-    ) -> bytes:
-        def tensors(specs: dict[str, list[Any]]) -> list[Any]:
-            kinds = {"labels": TensorProto.INT64}
-            return [
-                helper.make_tensor_value_info(n, kinds.get(n, TensorProto.FLOAT), s) for n, s in specs.items()
-            ]
-
-        stored = []
-        for name, value in constants.items():
-            array = np.asarray(value)
-            kind = TensorProto.INT64 if array.dtype == np.int64 else TensorProto.FLOAT
-            stored.append(helper.make_tensor(name, kind, array.shape, array.ravel().tolist()))
-        body = helper.make_graph(nodes, "colours", tensors(inputs), tensors(outputs), stored)
-        model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-        return bytes(model.SerializeToString())
-
-    node = helper.make_node
-    image, features = ["N", 3, "H", "W"], ["N", "T", 3]
-    backbone = graph(
-        [
-            node("AveragePool", ["images"], ["patches"], kernel_shape=[16, 16], strides=[16, 16]),
-            node("Reshape", ["patches", "flat"], ["rows"]),
-            node("Transpose", ["rows"], ["tokens"], perm=[0, 2, 1]),
-            node("ReduceMean", ["tokens", "axis1"], ["cls"]),
-            node("Concat", ["cls", "tokens"], ["features"], axis=1),
-        ],
-        {"images": image},
-        {"features": features},
-        {"flat": np.array([0, 3, -1]), "axis1": np.array([1])},
-    )
-    segmentation = graph(
-        [
-            node("AveragePool", ["images"], ["small"], kernel_shape=[4, 4], strides=[4, 4]),
-            # purity of each channel: 2 c - (r + g + b) - 0.8, above 0 only inside a disc of that colour
-            node("ReduceSum", ["small", "axis1"], ["sum"]),
-            node("Mul", ["small", "two"], ["doubled"]),
-            node("Sub", ["doubled", "sum"], ["difference"]),
-            node("Sub", ["difference", "offset"], ["purity"]),
-            node("Mul", ["purity", "sharpness"], ["logits"]),
-            node("ReduceMax", ["logits", "pixels"], ["peaks"], keepdims=0),
-            node("Sigmoid", ["peaks"], ["unordered"]),
-            node("TopK", ["unordered", "three"], ["scores", "order"], axis=1),
-            node("Squeeze", ["order", "axis0"], ["first_order"]),
-            node("Gather", ["logits", "first_order"], ["mask_logits"], axis=1),
-            node("Mul", ["order", "zero"], ["labels"]),
-        ],
-        {"features": features, "images": image},
-        {"scores": ["N", 3], "labels": ["N", 3], "mask_logits": ["N", 3, "h", "w"]},
-        {
-            "axis0": np.array([0]),
-            "axis1": np.array([1]),
-            "pixels": np.array([2, 3]),
-            "three": np.array([3]),
-            "zero": np.array(0),
-            "two": np.array(2.0),
-            "offset": np.array(0.8),
-            "sharpness": np.array(4.0),
-        },
-    )
-    identification = graph(
-        [
-            node("ReduceMean", ["features", "axis1"], ["mean"], keepdims=0),
-            node("LpNormalization", ["mean"], ["embeddings"], axis=1, p=2),
-        ],
-        {"features": features},
-        {"embeddings": ["N", 3]},
-        {"axis1": np.array([1])},
-    )
-    return {"backbone": backbone, "segmentation": segmentation, "identification": identification}
-
-
-def _spec(name: str, inputs: list[str], outputs: list[str]) -> dict[str, Any]:
-    def tensors(names: list[str]) -> list[dict[str, Any]]:
-        return [{"name": n, "dtype": "float32", "shape": ["N"]} for n in names]
-
-    return {"file": f"{name}.onnx", "inputs": tensors(inputs), "outputs": tensors(outputs)}
-
-
 @pytest.fixture(scope="session")
 def colour_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model bundle that finds red, green and blue objects and embeds their colour."""
-    pytest.importorskip("onnx")
-    from mca_perception.deploy.bundle import write_bundle
-
-    graphs = _graphs()
-    fields = {
-        "name": "colours",
-        "version": "1",
-        "created": "2026-01-01T00:00:00Z",
-        "licence": "Apache-2.0",
-        "backbone": {
-            "name": "patch_means",
-            "img_size": 64,
-            "patch_size": 16,
-            "embed_dim": 3,
-            "parameters": 0,
-        },
-        "preprocessing": {"mean": [0.5] * 3, "std": [0.5] * 3, "channel_order": "RGB"},
-        "graphs": {
-            "backbone": _spec("backbone", ["images"], ["features"]),
-            "segmentation": _spec(
-                "segmentation", ["features", "images"], ["scores", "labels", "mask_logits"]
-            ),
-            "identification": _spec("identification", ["features"], ["embeddings"]),
-        },
-        "segmentation": {
-            "input_size": [96, 160],
-            "labels": ["Object"],
-            "score_threshold": 0.5,
-            "nms_iou": 0.7,
-            "mask_threshold": 0.5,
-            "max_objects": 10,
-            "calibrated_on": "nothing",
-        },
-        "identification": {"crop_size": 32, "embedding_dim": 3, "margin": 0.1, "background": 127},
-    }
+    """A model bundle that finds coloured objects; red scores 0.95, green 0.9, blue 0.85."""
     folder = tmp_path_factory.mktemp("bundle") / "colours"
-    write_bundle(folder, fields, {f"{name}.onnx": data for name, data in graphs.items()})
+    write_colour_bundle(folder, segmentation={"input_size": SIZE})
     return folder
 
 
 @pytest.fixture(scope="session")
-def colour_gallery(colour_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A gallery with one product per colour."""
-    from mca_perception.ros.gallery_builder import build_gallery
-
-    root = tmp_path_factory.mktemp("references")
+def colour_references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`Reference_Images` with the products P-red, P-green and P-blue."""
+    folder = tmp_path_factory.mktemp("references") / "Reference_Images"
     for colour in COLOURS:
-        folder = root / "Reference_Images" / f"P-{colour}"
-        folder.mkdir(parents=True)
-        picture = np.full((64, 64, 3), 127, np.uint8)
-        cv2.circle(picture, (32, 32), 26, COLOURS[colour], -1)
-        cv2.imwrite(str(folder / "1.png"), picture[..., ::-1])
-    target = root / "colours.gallery"
-    assert build_gallery(colour_bundle, root / "Reference_Images", target) == 3
+        (folder / f"P-{colour}").mkdir(parents=True)
+        cv2.imwrite(str(folder / f"P-{colour}" / "1.png"), reference_photo(colour)[..., ::-1])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def colour_gallery(colour_bundle: Path, colour_references: Path) -> Path:
+    """A gallery with one product per colour."""
+    from mca_perception.datasets.armbench import find_references
+    from mca_perception.pipeline import PerceptionPipeline
+    from mca_perception.pipeline.references import import_references
+
+    target = colour_references.parent / "colours.gallery"
+    pipeline = PerceptionPipeline.from_bundle(colour_bundle)
+    with Gallery.open(target, model=pipeline.bundle.fingerprint) as gallery:
+        assert import_references(pipeline, gallery, find_references(colour_references)).products == len(
+            COLOURS
+        )
     return target
 
 
@@ -257,7 +148,12 @@ def start_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         return started[-1]
 
     yield start
+    for node in started:  # asked first: a killed node leaves its shared memory behind
+        if node.process.poll() is None:
+            node.process.send_signal(signal.SIGINT)
     for node in started:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.process.wait(15)
         node.kill()
 
 

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 pytest.importorskip("rclpy")
 
 from mca_perception.ros.contact_sheet import write_contact_sheet
-from mca_perception.ros.demo import private_environment
+from mca_perception.ros.demo import DemoFailure, check_end, private_environment
+from mca_perception.ros.descriptions import armbench
+from mca_perception.ros.processes import ProcessGroup
 
 pytestmark = pytest.mark.xdist_group("test_demo")
 
@@ -59,10 +61,10 @@ def tote_folder(root: Path, scene: Scene, count: int) -> Path:
 
 
 def test_own_images_with_references_are_identified_and_compared_with_the_truth(
-    colour_bundle: Path, colour_gallery: Path, scene: Scene, tmp_path: Path
+    colour_bundle: Path, colour_references: Path, scene: Scene, tmp_path: Path
 ) -> None:
     source = tote_folder(tmp_path / "totes", scene, 5)
-    shutil.copytree(colour_gallery.parent / "Reference_Images", tmp_path / "totes" / "Reference_Images")
+    shutil.copytree(colour_references, tmp_path / "totes" / "Reference_Images")
     out = tmp_path / "out"
     done = demo("--source", str(source), "--model", str(colour_bundle), "--out", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -120,9 +122,7 @@ def test_what_cannot_work_says_why(
     assert "Traceback" not in failed.stderr
 
 
-def test_a_failing_process_is_named_with_its_last_lines(
-    colour_bundle: Path, scene: Scene, tmp_path: Path
-) -> None:
+def test_a_gallery_that_cannot_be_used_is_named(colour_bundle: Path, scene: Scene, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "1.jpg"), scene("green"))
     (tmp_path / "bad.gallery").write_text("no gallery")
     failed = demo(
@@ -137,6 +137,16 @@ def test_a_failing_process_is_named_with_its_last_lines(
     )
     assert failed.returncode == 2
     assert "bad.gallery" in failed.stderr
+
+
+def test_a_process_that_fails_on_the_way_is_named_with_its_last_lines(tmp_path: Path) -> None:
+    with ProcessGroup() as group:
+        group.start(armbench({"source": "/does/not/exist", "model": "/nowhere", "viewer": "true"}))
+        ended = group.wait(60)
+        with pytest.raises(
+            DemoFailure, match=r"(?s)'source' ended with code 2.*does not exist.*'perception'"
+        ):
+            check_end(ended, group, tmp_path)
 
 
 def test_the_demo_keeps_to_a_domain_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,8 +188,8 @@ def test_live_parameters_take_effect_on_the_next_frame(node: Any, client: Any, s
         messages = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
         return list(client.call(SetParameters, "perception/set_parameters", parameters=messages).results)
 
-    assert all(r.successful for r in set_parameters(top_k=1, publish_mask=False, score_threshold=0.995))
-    client.wait(lambda: labels and abs(labels[-1].threshold - 0.995) < 1e-6, what="the new threshold")
+    assert all(r.successful for r in set_parameters(top_k=1, publish_mask=False, score_threshold=0.92))
+    client.wait(lambda: labels and abs(labels[-1].threshold - 0.92) < 1e-6, what="the new threshold")
     publisher.publish(to_image_message(scene("red", "green"), "rgb8", header(80)))
     client.wait(lambda: objects, what="objects")
     assert [[p.product_id for p in item.products] for item in objects[0].objects] == [["P-red"]]

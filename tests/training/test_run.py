@@ -48,7 +48,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "totes").mkdir()
     (folder / "picks").mkdir()
     write_totes(ToteSettings(folder / "totes", 6, 3, products=12, split="train=0.5,val=0.5"), 1)
-    write_picks(PickSettings(folder / "picks", 16, 4, 12, None, None, 0.2), 1)
+    write_picks(PickSettings(folder / "picks", 16, 4, 20, None, None, 0.0), 1)
     (folder / "tiny.yaml").write_text(RECIPE.format(data=folder))
     return folder / "tiny.yaml"
 

@@ -171,6 +171,12 @@ def fill_rgb(image: Image, polygon: Vector, color: Color) -> None:
     cv2.fillConvexPoly(image, np.round(polygon * 16).astype(np.int32), color, cv2.LINE_AA, 4)
 
 
+def tinted(color: Color, field: Field) -> Image:
+    """A colour times a brightness field ``[H, W]``, as an image."""
+    brightness = np.ascontiguousarray(field, np.float32)
+    return np.asarray(cv2.merge([cv2.convertScaleAbs(brightness, alpha=value) for value in color]), np.uint8)
+
+
 def wall_texture(tote: Bin, rng: np.random.Generator, shade: float) -> Image:
     """Inner side of a wall, rim at the top: ribs, scratches, sometimes a label."""
     rows, columns = 56, 240
@@ -185,7 +191,7 @@ def wall_texture(tote: Bin, rng: np.random.Generator, shade: float) -> Image:
         field = (
             field * np.where(phase < 0.06, 0.82, np.where(phase < 0.12, 1.1, 1.0)).astype(np.float32)[None]
         )
-    image = tx.clip8(np.array(tote.color, np.float32) * field[..., None])
+    image = tinted(tote.color, field)
     if rng.random() < 0.3:
         x, y = int(rng.integers(10, columns - 70)), int(rng.integers(6, 20))
         cv2.rectangle(image, (x, y), (x + 56, y + 26), (228, 228, 224), -1)
@@ -206,7 +212,7 @@ def _floor_texture(tote: Bin, rng: np.random.Generator) -> Image:
         field = field * (1 + 0.06 * np.sign(np.sin(x * 0.35)))
     edge = np.minimum(np.minimum(x, columns - x), np.minimum(y, rows - y)) / 26
     field = field * (0.72 + 0.28 * np.clip(edge, 0, 1))
-    image = tx.clip8(np.array(tote.color, np.float32) * field.astype(np.float32)[..., None])
+    image = tinted(tote.color, field)
     _scratches(image, rng, tote.color, int(rng.integers(0, 22)))
     return image
 
@@ -249,7 +255,7 @@ def draw_surroundings(rng: np.random.Generator, height: int, width: int, *, coar
     elif kind == 4:
         base = tx.hsv(rng.uniform(0.06, 0.1), rng.uniform(0.3, 0.6), rng.uniform(0.4, 0.7))
         field = field + 0.08 * np.sin(x * 0.25 + 2 * tx.noise(rng, h, w, 6)) - 0.2 * (x % 60 < 2)
-    image = tx.clip8(np.array(base, np.float32) * field.astype(np.float32)[..., None])
+    image = tinted(base, field)
     for _ in range(int(rng.integers(0, 5))):
         color = tx.hsv(rng.random(), rng.uniform(0, 0.9), rng.uniform(0.1, 0.9))
         if rng.random() < 0.5:

@@ -15,6 +15,8 @@ from mca_perception.datasets.synth.textures import Field, Image
 
 AMBIENT = 0.5
 _SHIFT = 4
+_TABLE = 512
+_ARCSINE = np.arcsin(np.linspace(-1, 1, _TABLE)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -221,15 +223,21 @@ class _RoundFrame:
         self.side = np.array([*self.across, 0.0])
         self.roll = float(np.arctan2(pose.rotation[:, 0] @ self.side, pose.rotation[:, 2] @ self.side))
 
-    def radius(self, share: Field | float) -> Field:
+    def radius(self, share: float) -> float:
         """Radius (cm) at ``share`` of the way from the top to the bottom."""
-        count = len(self.model.radii) - 1
-        radii = np.interp(np.asarray(share) * count, np.arange(count + 1), self.model.radii)
-        return np.asarray(radii, np.float32)
+        return float(np.interp(share, np.linspace(0, 1, len(self.model.radii)), self.model.radii))
+
+    def table(self) -> tuple[Field, Field]:
+        """Radius (cm) and slope of the outline at 512 places from the top to the bottom."""
+        places, known = np.linspace(0, 1, _TABLE), np.linspace(0, 1, len(self.model.radii))
+        slopes = np.gradient(self.model.radii) * (len(known) / self.model.length)
+        radii = np.maximum(np.interp(places, known, self.model.radii), 0.05)
+        leans = np.clip(np.interp(places, known, slopes), -1.5, 1.5)
+        return radii.astype(np.float32), leans.astype(np.float32)
 
     def ring(self, share: float) -> Vector:
         """Outline ``[24, 2]`` px of the slice at ``share`` of the way from the top to the bottom."""
-        radius, angle = float(self.radius(share)), np.linspace(0, 2 * np.pi, 24, endpoint=False)
+        radius, angle = self.radius(share), np.linspace(0, 2 * np.pi, 24, endpoint=False)
         along = (0.5 - share) * self.model.length * self.cosine + radius * abs(self.sine) * np.sin(angle)
         across = radius * np.cos(angle)
         return np.asarray(
@@ -238,43 +246,38 @@ class _RoundFrame:
 
 
 def _round_body(frame: _RoundFrame, light: Light, x: int, y: int, width: int, height: int) -> Image:
-    grid_x = (np.arange(width, dtype=np.float32) + x - frame.centre[0])[None] / frame.scale
-    grid_y = (np.arange(height, dtype=np.float32) + y - frame.centre[1])[:, None] / frame.scale
-    along = (grid_x * frame.along[0] + grid_y * frame.along[1]).astype(np.float32)
-    across = (grid_x * frame.across[0] + grid_y * frame.across[1]).astype(np.float32)
-    length, sine = frame.model.length, frame.sine
-    cosine = max(frame.cosine, 0.2)
-    share = np.clip(0.5 - along / (length * cosine), 0, 1)
+    """Colours of the side of a body in a pixel window; the silhouette is drawn elsewhere."""
+    grid_x = (np.arange(width) + x - frame.centre[0])[None] / frame.scale
+    grid_y = (np.arange(height) + y - frame.centre[1])[:, None] / frame.scale
+    along, across = (
+        (grid_x * axis[0] + grid_y * axis[1]).astype(np.float32) for axis in (frame.along, frame.across)
+    )
+    radii, leans = frame.table()
+    extent, last = np.float32(frame.model.length * max(frame.cosine, 0.2)), np.float32(_TABLE - 1)
+    # Which slice a pixel shows depends on the radius of that slice under tilt: two fixed-point steps settle it.
+    share = np.clip(0.5 - along / extent, 0, 1)
     for _ in range(2):
-        radius = frame.radius(share)
+        radius = radii[(share * last).astype(np.int32)]
         front = np.sqrt(np.maximum(radius * radius - across * across, 0))
-        share = np.clip(0.5 - (along + front * sine) / (length * cosine), 0, 1)
-    radius = np.maximum(frame.radius(share), 0.05)
-    lateral = np.clip(across / radius, -1, 1)
-    facing = np.sqrt(1 - lateral * lateral)
-    angle = np.arcsin(lateral)
+        share = np.clip(0.5 - (along + front * np.float32(frame.sine)) / extent, 0, 1)
+    slices = (share * last).astype(np.int32)
+    lateral = np.clip(across / radii[slices], -1, 1)
+    facing, lean = np.sqrt(1 - lateral * lateral), leans[slices]
     texture = frame.model.wrap.at(width * height * 3.0)
     tall, wide = texture.shape[:2]
-    map_x = (((angle + frame.roll) / (2 * np.pi) + 0.5) % 1 * wide).astype(np.float32)
-    map_y = (share * (tall - 1)).astype(np.float32)
-    color = cv2.remap(texture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    slope = np.interp(
-        np.linspace(0, 1, 32), np.linspace(0, 1, len(frame.model.radii)), np.gradient(frame.model.radii)
+    turn = _ARCSINE[((lateral + 1) * np.float32((_TABLE - 1) / 2)).astype(np.int32)] + np.float32(frame.roll)
+    map_x = (turn * np.float32(0.5 / np.pi) + np.float32(0.5)) % 1 * np.float32(wide)
+    color = cv2.remap(
+        texture, map_x, share * np.float32(tall - 1), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
     )
-    lean = np.clip(slope[(share * 31).astype(np.int32)] * len(frame.model.radii) / length, -1.5, 1.5).astype(
-        np.float32
+    to_front, to_side, to_axis = (
+        np.float32(v @ light.direction) for v in (frame.front, frame.side, frame.axis)
     )
-    front_light, side_light, axis_light = (
-        float(v @ light.direction) for v in (frame.front, frame.side, frame.axis)
-    )
-    cosine_light = (facing * front_light + lateral * side_light + lean * axis_light) / np.sqrt(
-        1 + lean * lean
-    )
-    tone = AMBIENT * (0.55 + 0.45 * facing) + (1.06 - AMBIENT) * np.maximum(cosine_light, 0)
+    lit = np.maximum(facing * to_front + lateral * to_side + lean * to_axis, 0) / np.sqrt(1 + lean * lean)
+    tone = AMBIENT * (0.55 + 0.45 * facing) + (1.06 - AMBIENT) * lit
     cv2.multiply(color, tone_map(tone, height, width), color, 1 / TONE_ONE)
-    shine = np.maximum(cosine_light, 0) ** 24 * np.float32(
-        190 * frame.model.gloss * light.hardness / TONE_ONE
-    )
+    eighth = np.square(np.square(np.square(lit)))
+    shine = eighth * eighth * eighth * np.float32(190 * frame.model.gloss * light.hardness / TONE_ONE)
     return np.asarray(cv2.add(color, tone_map(shine, height, width)), np.uint8)
 
 
@@ -282,7 +285,7 @@ def _paint_disc(
     color: Image, surface: Surface, frame: _RoundFrame, share: float, origin: tuple[int, int], light: Light
 ) -> None:
     """Draw the end of the body that faces the camera."""
-    radius = float(frame.radius(share))
+    radius = frame.radius(share)
     tilt = abs(frame.sine)
     if tilt < 0.08 or radius < 0.2:
         return

@@ -56,7 +56,7 @@ def test_project_reader_takes_every_annotation(tote_set: ToteSet) -> None:
     folder, figures = tote_set
     objects = 0
     for name in ("train", "val", "test"):
-        split = CocoSplit.open(folder.parent, folder.name, name)
+        split = CocoSplit.open(folder.parent, subset=folder.name, split=name)
         assert not split.skipped
         labelled = [a for record in split.records for a in record.annotations if a.category == "Object"]
         assert all(entry.product_id and entry.instance_id for entry in labelled)
