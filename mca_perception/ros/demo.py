@@ -196,6 +196,7 @@ def _clear(out: Path) -> None:
 
 
 def check_end(ended: RunningNode | None, group: ProcessGroup, logs: Path) -> None:
+    """Raise DemoFailure unless the process that ended did so with success; say what the others last wrote."""
     if ended is None:
         tails = "\n".join(
             f"{node.name}: {node.tail[-1] if node.tail else '(no output)'}" for node in group.nodes

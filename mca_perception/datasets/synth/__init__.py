@@ -1,0 +1,1 @@
+"""Synthesised totes and picks in ARMBench's file layouts."""
