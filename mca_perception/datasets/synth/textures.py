@@ -96,14 +96,17 @@ _HERSHEY = (
 
 @lru_cache(maxsize=2048)
 def text_mask(text: str, font: int, weight: int) -> Image:
-    """Coverage mask uint8 of one line of text, cropped tight; fonts 0..3 are outline, 4..7 stroke fonts."""
+    """Coverage mask uint8 of one line of text, cropped tight; fonts 0..3 are outline, 4..7 stroke fonts.
+
+    OpenCV 4 has stroke fonts only: labels then look plainer, and equal seeds give other bytes than with OpenCV 5.
+    """
     canvas = np.zeros((64, 40 + 40 * len(text), 3), np.uint8)
     white = (255, 255, 255)
-    if font < 4:
+    if font < 4 and hasattr(cv2, "FontFace"):
         cv2.putText(canvas, text, (12, 44), white, _face("italic" if font == 3 else "sans"), 36, weight)
     else:
         thickness = 1 + weight // 250
-        cv2.putText(canvas, text, (12, 44), _HERSHEY[font - 4], 1.2, white, thickness, cv2.LINE_AA)
+        cv2.putText(canvas, text, (12, 44), _HERSHEY[font % 4], 1.2, white, thickness, cv2.LINE_AA)
     mask = canvas[:, :, 0]
     x, y, width, height = cv2.boundingRect(mask)
     return mask[y : y + height, x : x + width].copy() if width else np.zeros((4, 4), np.uint8)
