@@ -11,6 +11,10 @@ from mca_perception.deploy.bundle import Manifest, ModelBundle, write_bundle
 from mca_perception.errors import BundleError
 
 CARD_NAME = "README.md"
+# Kept in the manifest, but not what a reader of the card looks for.
+NOT_ON_THE_CARD = frozenset(
+    {"all_categories", "created", "device", "incomplete", "model", "not_ranked", "score_floor", "versions"}
+)
 
 
 def attach_metrics(bundle: ModelBundle, directory: Path, metrics: Sequence[Path]) -> ModelBundle:
@@ -77,7 +81,8 @@ def model_card(manifest: Manifest) -> str:
     if not manifest.metrics:
         lines.append("Not evaluated yet.")
     for task, values in manifest.metrics.items():
-        lines += [f"### {task}", "", *_table(values), ""]
+        shown = {name: value for name, value in values.items() if name not in NOT_ON_THE_CARD}
+        lines += [f"### {task}", "", *_table(shown), ""]
     lines += [
         "",
         "## Limits",

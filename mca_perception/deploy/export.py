@@ -51,7 +51,10 @@ def export_graph(
         )
         assert program is not None  # always with dynamo=True
         program.save(path, include_initializers=True, external_data=False)
-    graph = onnx.load(path).graph
+    model = onnx.load(path)
+    _strip_traces(model.graph)
+    onnx.save(model, path)
+    graph = model.graph
     return {
         "file": path.name,
         "inputs": [_describe(value) for value in graph.input],
@@ -74,6 +77,12 @@ def largest_difference(
         if tensor.is_floating_point()
     ]
     return max(differences)
+
+
+def _strip_traces(graph: onnx.GraphProto) -> None:
+    """Remove the exporter's stack traces: they name the folders of the machine and grow the file."""
+    for entry in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del entry.metadata_props[:]
 
 
 def _describe(value: onnx.ValueInfoProto) -> dict[str, Any]:

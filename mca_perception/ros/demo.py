@@ -127,7 +127,7 @@ def private_environment(out: Path) -> dict[str, str]:
     if not environment.get("ROS_DOMAIN_ID"):
         environment["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 101))
         environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    environment.setdefault("ROS_LOG_DIR", str(out / "log"))
+    environment.setdefault("ROS_LOG_DIR", str(out / "log" / "ros"))
     return environment
 
 

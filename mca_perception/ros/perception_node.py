@@ -33,6 +33,7 @@ __all__ = ["PerceptionNode", "main"]
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 _LOG_EVERY_S = 5.0
+_WATCH_S = 0.1
 _Transition = Callable[["PerceptionNode", LifecycleState], TransitionCallbackReturn]
 
 
@@ -83,7 +84,9 @@ class PerceptionNode(LifecycleNode):
         self._container = NO_CONTAINER
         self._sequence = 0
         self._service: Any = None
-        self.create_timer(PERIOD_S, self._publish_diagnostics)
+        self._reported: tuple[Any, ...] = ()
+        self._next_report = 0.0
+        self.create_timer(_WATCH_S, self._watch)
 
     # Lifecycle
 
@@ -268,11 +271,18 @@ class PerceptionNode(LifecycleNode):
         threshold = self._engine.threshold(self.parameters["score_threshold"])
         self._outputs.publish_labels(self._engine.labels, threshold)
 
-    def _publish_diagnostics(self) -> None:
+    def _watch(self) -> None:
+        """Publish diagnostics every second, and at once when the state or the number of listeners changes."""
+        outputs = self._outputs.facts() if self._outputs else {}
+        situation = (self.state, outputs.get("objects_subscribers"), outputs.get("overlay_subscribers"))
+        now = time.monotonic()
+        if now < self._next_report and situation == self._reported:
+            return
+        self._reported, self._next_report = situation, now + PERIOD_S
         facts = {
             "frame_policy": self.parameters["frame_policy"],
             **(self._engine.facts() if self._engine else {}),
-            **(self._outputs.facts() if self._outputs else {}),
+            **outputs,
             "container_id": self._container.container_id,
             "container_products": len(self._container.product_ids or ()),
             "container_unknown_products": self._container.unknown,

@@ -28,6 +28,7 @@ from mca_perception.ros.sources import Frame, encode, open_source
 __all__ = ["SourceNode", "main"]
 
 _FLUSH_S = 5.0
+_STATUS_S = 3.0
 _SERVICE_TIMEOUT_S = 10.0
 _CALLBACKS_S = 0.001  # also an unpaced source takes answers between two images
 
@@ -45,6 +46,7 @@ class SourceNode(Node):
         self._diagnostics = DiagnosticsPublisher(self, "source")
         self._containers: Any = self.create_client(SetContainer, "set_container")
         self._container: tuple[str, tuple[str, ...] | None] = ("", None)
+        self._service_patience = _STATUS_S
         self._consumers = 0
         self._last_stamp = 0
         self.sent = 0
@@ -60,10 +62,13 @@ class SourceNode(Node):
         self.create_timer(PERIOD_S, self.publish_status)
         self.get_logger().info(self.source.description)
 
-    def is_awaited(self) -> bool:
-        """Whether somebody takes the images, and enough others take the objects."""
-        wanted = self.parameters["wait_for_consumers"]
-        return self._images.get_subscription_count() > 0 and (not wanted or self._consumers > wanted)
+    def has_reader(self) -> bool:
+        """Whether somebody takes the images."""
+        return self._images.get_subscription_count() > 0
+
+    def is_heard(self) -> bool:
+        """Whether the perception node knows this node as a reader of its objects, and all others to wait for."""
+        return self._consumers > int(self.parameters["wait_for_consumers"])
 
     def may_send(self) -> bool:
         """Whether few enough images are unanswered. Cameras are never held back."""
@@ -85,7 +90,8 @@ class SourceNode(Node):
         request = SetContainer.Request(
             container_id=frame.container_id, product_ids=list(frame.product_ids or ())
         )
-        if not self._containers.service_is_ready():
+        patience, self._service_patience = self._service_patience, 0.0  # waits once, not for every image
+        if not spinner.spin_until(self._containers.service_is_ready, patience):
             self.get_logger().warning(
                 "no service set_container: images go without their container", once=True
             )
@@ -163,20 +169,29 @@ class SourceNode(Node):
 
 def _run(node: SourceNode, spinner: Spinner) -> int:
     """Wait for a reader, send everything, wait for the answers, say that it is over."""
-    patience = node.parameters["wait_for_subscriber_s"]
-    if patience and not spinner.spin_until(node.is_awaited, patience):
-        if spinner.is_stopped():
-            return 0
-        node.get_logger().error(
-            f"nobody reads the images in {node.get_namespace()} after {patience:g} s; "
-            "start the perception node there"
-        )
+    if problem := _wait_for_readers(node, spinner):
+        node.get_logger().error(problem)
         return FAILED
     _send_all(node, spinner)
     spinner.spin_until(node.is_answered)
     node.flush()
     node.get_logger().info(node.summary())
     return 0 if node.sent or spinner.is_stopped() else FAILED
+
+
+def _wait_for_readers(node: SourceNode, spinner: Spinner) -> str:
+    """Wait until images and answers will get through; returns what is missing after the time limit."""
+    patience, others = node.parameters["wait_for_subscriber_s"], node.parameters["wait_for_consumers"]
+    if not patience:
+        return ""
+    where = f"in {node.get_namespace()} after {patience:g} s"
+    if not spinner.spin_until(node.has_reader, patience) and not spinner.is_stopped():
+        return f"nobody reads the images {where}; start the perception node there"
+    # Without others to wait for, a perception node that gives no status is no reason not to start.
+    heard = spinner.spin_until(node.is_heard, patience if others else min(patience, _STATUS_S))
+    if others and not heard and not spinner.is_stopped():
+        return f"fewer than {others} other nodes read the objects {where}; start them, or wait for fewer"
+    return ""
 
 
 def _send_all(node: SourceNode, spinner: Spinner) -> None:

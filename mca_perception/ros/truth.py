@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.datasets.coco import CocoSplit
+from mca_perception.errors import SourceError
 from mca_perception.ros.manifests import read_manifest
 from mca_perception.ros.sources import find_images
 
@@ -34,9 +35,17 @@ class Truth:
         """Read the annotation files beside a folder of images.
 
         Returns:
-            ``None`` when there are no annotations that name products.
+            ``None`` when this is no folder of images, or there are no manifests or no annotations that name products.
+
+        Raises:
+            DatasetError: an annotation file or manifest cannot be read.
         """
-        root = find_images(Path(folder))[0].parent.parent
+        try:
+            root = find_images(Path(folder))[0].parent.parent
+        except SourceError:
+            return None
+        if not (root / "manifests").is_dir():
+            return None
         objects: dict[str, list[LabelledBox]] = {}
         ambiguous: set[str] = set()
         for split in _SPLITS:

@@ -16,6 +16,7 @@ from mca_perception_msgs.msg import FrameTiming, PerceivedObject, PerceivedObjec
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
+from mca_perception.errors import DatasetError
 from mca_perception.ros import qos
 from mca_perception.ros.conversions import stamp_ns
 from mca_perception.ros.diagnostics import drops_in, read_status
@@ -38,8 +39,7 @@ class ViewerNode(Node):
     def __init__(self, view: ResultView, **options: Any) -> None:
         super().__init__("viewer", **options)
         self.parameters = NodeParameters(self, "viewer")
-        truth = self.parameters["truth"]
-        self.log = SessionLog(truth=Truth.read(truth) if truth else None)
+        self.log = SessionLog(truth=self._read_truth())
         self.last_message = time.monotonic()
         self._view = view
         self._names: dict[int, str] = {}
@@ -52,6 +52,15 @@ class ViewerNode(Node):
             self.create_subscription(
                 CompressedImage, "overlay/compressed", self._on_overlay, qos.IMAGE_OUTPUT
             )
+
+    def _read_truth(self) -> Truth | None:
+        """Annotations beside the source, if it has any; the viewer works without."""
+        folder = self.parameters["truth"]
+        try:
+            return Truth.read(folder) if folder else None
+        except DatasetError as error:
+            self.get_logger().warning(f"products are not compared with annotations: {error}")
+            return None
 
     def is_over(self) -> bool:
         """Whether everything has come, or nothing has for too long (sooner once the source has finished)."""

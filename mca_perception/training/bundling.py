@@ -20,8 +20,8 @@ from mca_perception.errors import RecipeError
 from mca_perception.identification.task import IdentificationModule
 from mca_perception.training.loop import validate
 from mca_perception.training.model import PerceptionModel
-from mca_perception.training.recipe import Recipe
-from mca_perception.training.run import load_run
+from mca_perception.training.recipe import Recipe, load_recipe
+from mca_perception.training.run import RECIPE, load_run, read_log
 
 # Exported graphs must reproduce the trained model to this, on a random input.
 TOLERANCE = 1e-3
@@ -47,15 +47,12 @@ def bundle_run(run: Path, directory: Path, *, version: str) -> ModelBundle:
         RecipeError: the run is not finished, or a graph does not reproduce the model.
     """
     recipe, model, tasks, log = load_run(run)
+    first_stage = load_recipe(run / RECIPE).init_from
     round_to_half(model)
     validation = validate(model, tasks, torch.device("cpu"))
-    final = log[-1]
-    facts = {
-        "steps": final["step"],
-        "minutes": final["minutes"],
-        "device": final.get("device", "unknown"),
-        "validation": validation,
-    }
+    facts = {**_facts(log), "validation": validation}
+    if first_stage is not None:
+        facts = {"first_stage": _facts(read_log(first_stage)), **facts}
     threshold = validation.get("segmentation/score_threshold", DEFAULT_THRESHOLD)
     calibrated_on = "defaults"
     if recipe.segmentation is not None:
@@ -72,6 +69,11 @@ def bundle_run(run: Path, directory: Path, *, version: str) -> ModelBundle:
         score_threshold=threshold,
         calibrated_on=calibrated_on,
     )
+
+
+def _facts(log: list[dict[str, Any]]) -> dict[str, Any]:
+    final = log[-1]
+    return {"steps": final["step"], "minutes": final["minutes"], "device": final.get("device", "unknown")}
 
 
 def round_to_half(model: nn.Module) -> None:
@@ -117,7 +119,7 @@ def write_model_bundle(
         fields = _manifest_fields(recipe, model, version, score_threshold, calibrated_on)
         fields["graphs"] = graphs
         fields["training"] = {
-            "recipe": recipe.model_dump(mode="json", exclude_none=True),
+            "recipe": _portable(recipe.model_dump(exclude_none=True)),
             "torch": torch.__version__,
             "machine": platform.machine(),
             **training,
@@ -166,6 +168,13 @@ def _export_graphs(
                 "nothing was written"
             )
     return graphs, differences
+
+
+def _portable(value: Any) -> Any:
+    """A recipe for the manifest: folders by their own name, not by where they lay on the training machine."""
+    if isinstance(value, dict):
+        return {name: _portable(entry) for name, entry in value.items()}
+    return value.name if isinstance(value, Path) else value
 
 
 def _embedding_head(model: PerceptionModel) -> nn.Module:

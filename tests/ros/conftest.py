@@ -169,6 +169,8 @@ class Client:
         self.node = rclpy.create_node("test_client", namespace=namespace, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
+        self._collected: dict[str, list[Any]] = {}
+        self._publishers: dict[str, Any] = {}
 
     def wait(self, done: Callable[[], Any], timeout: float = 30.0, what: str = "") -> Any:
         """Run callbacks until `done()` is true; fails after the timeout."""
@@ -179,10 +181,12 @@ class Client:
         return result
 
     def collect(self, kind: Any, topic: str, profile: Any = 10) -> list[Any]:
-        """A list that fills with the messages of a topic."""
-        messages: list[Any] = []
-        self.node.create_subscription(kind, topic, messages.append, profile)
-        return messages
+        """An empty list that fills with the messages of a topic. A topic that is collected already stays connected."""
+        if topic not in self._collected:
+            self._collected[topic] = []
+            self.node.create_subscription(kind, topic, self._collected[topic].append, profile)
+        self._collected[topic].clear()
+        return self._collected[topic]
 
     def perception(
         self,
@@ -212,9 +216,10 @@ class Client:
         """A publisher of images that somebody already reads."""
         from mca_perception.ros.qos import IMAGE_OUTPUT
 
-        publisher = self.node.create_publisher(kind, topic, IMAGE_OUTPUT)
-        self.wait(publisher.get_subscription_count, what=f"a subscriber of {topic}")
-        return publisher
+        if topic not in self._publishers:
+            self._publishers[topic] = self.node.create_publisher(kind, topic, IMAGE_OUTPUT)
+        self.wait(self._publishers[topic].get_subscription_count, what=f"a subscriber of {topic}")
+        return self._publishers[topic]
 
     def heard(self, subscribers: int = 1) -> None:
         """Wait until the perception node knows this many subscribers of its objects."""
@@ -258,5 +263,5 @@ def client(ros_domain: int) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def lasting_client(ros_domain: int) -> Iterator[Client]:
-    """A ROS node for all tests of a module, where fresh connections would take most of the time."""
+    """A ROS node for all tests of a module: what is connected stays so, and nobody else comes and goes."""
     yield from _connect()

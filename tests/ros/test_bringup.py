@@ -35,6 +35,16 @@ def images(tmp_path: Path, scene: Scene) -> Path:
     return folder
 
 
+@pytest.fixture
+def video(tmp_path: Path, scene: Scene) -> Path:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (160, 96))
+    for _ in range(4):
+        writer.write(scene("red", "green")[..., ::-1])
+    writer.release()
+    return path
+
+
 def run(*arguments: str, timeout: float = 90.0) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*MCA, *arguments], capture_output=True, text=True, timeout=timeout, check=False)
 
@@ -67,12 +77,13 @@ def test_assignments_may_hold_anything_after_the_name() -> None:
     assert parse_assignments(["a:=b:=c", "d:="]) == {"a": "b:=c", "d": ""}
 
 
+@pytest.mark.parametrize("source", ["images", "video"])
 def test_source_perception_and_viewer_end_together(
-    images: Path, colour_bundle: Path, colour_gallery: Path, tmp_path: Path
+    request: pytest.FixtureRequest, colour_bundle: Path, colour_gallery: Path, tmp_path: Path, source: str
 ) -> None:
     out = tmp_path / "out"
     arguments = {
-        "source": images,
+        "source": request.getfixturevalue(source),
         "model": colour_bundle,
         "gallery": colour_gallery,
         "viewer": "true",

@@ -24,6 +24,11 @@ pytestmark = pytest.mark.xdist_group("test_lifecycle")
 Scene = Callable[..., NDArray[np.uint8]]
 
 
+@pytest.fixture
+def client(lasting_client: Any) -> Any:
+    return lasting_client
+
+
 @pytest.fixture(scope="module")
 def node(start_node: Callable[..., Any], colour_bundle: Path) -> Any:
     return start_node(

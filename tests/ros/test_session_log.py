@@ -108,3 +108,13 @@ def test_truth_is_read_from_the_annotations_of_the_container(tmp_path: Path) -> 
     del document["annotations"][0]["product_id"]
     (tmp_path / "test.json").write_text(json.dumps(document))
     assert Truth.read(tmp_path) is None
+
+
+def test_sources_without_annotations_have_no_truth(tmp_path: Path) -> None:
+    (tmp_path / "clip.avi").write_bytes(b"video")
+    assert Truth.read(tmp_path / "clip.avi") is None
+    assert Truth.read(tmp_path) is None
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "a.jpg"), np.zeros((20, 30, 3), np.uint8))
+    (tmp_path / "test.json").write_text("[]")
+    assert Truth.read(tmp_path / "photos") is None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("rclpy")
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from mca_perception_msgs.msg import PerceivedObjects
 from mca_perception_msgs.srv import SetContainer
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -21,7 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from mca_perception.ros import qos
 from mca_perception.ros.conversions import stamp_ns
-from mca_perception.ros.diagnostics import read_status
+from mca_perception.ros.diagnostics import DiagnosticsPublisher, read_status
 from mca_perception.ros.images import decode_compressed, decode_image
 
 pytestmark = pytest.mark.xdist_group("test_source_node")
@@ -35,12 +35,22 @@ class Perception:
 
     def __init__(self, client: Any, *, answers: bool = True) -> None:
         self.client = client
+        self._answers = answers
         self.images: list[Any] = []
         self.events: list[str] = []
         self.facts: dict[str, str] = {}
         self.in_flight = 0
         node = client.node
-        self._objects = node.create_publisher(PerceivedObjects, "objects", qos.RESULTS) if answers else None
+        self._objects = node.create_publisher(PerceivedObjects, "objects", qos.RESULTS)
+        status = DiagnosticsPublisher(node, "perception")
+        node.create_timer(
+            0.1,
+            lambda: status.publish(
+                DiagnosticStatus.OK,
+                "active",
+                {"state": "active", "objects_subscribers": self._objects.get_subscription_count()},
+            ),
+        )
         node.create_subscription(Image, "image", self._take, qos.EVERY_IMAGE)
         node.create_subscription(CompressedImage, "image/compressed", self._take, qos.EVERY_IMAGE)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._status, qos.DIAGNOSTICS)
@@ -48,7 +58,7 @@ class Perception:
     def _take(self, message: Any) -> None:
         self.images.append(message)
         self.events.append("image")
-        if self._objects is not None:
+        if self._answers:
             self._objects.publish(PerceivedObjects(header=message.header))
 
     def _status(self, array: DiagnosticArray) -> None:
@@ -168,7 +178,6 @@ def test_unanswered_images_hold_the_source_back_and_are_counted(
     start_node: Callable[..., Any], client: Any, scene: Scene, tmp_path: Path
 ) -> None:
     perception = Perception(client, answers=False)
-    client.node.create_publisher(PerceivedObjects, "objects", qos.RESULTS)  # is there, but never answers
     source = start_node(
         "source_node", source=str(write_folder(tmp_path, scene)), max_in_flight=1, answer_timeout_s=0.3
     )
