@@ -299,8 +299,9 @@ class PerceptionPipeline:
         objects = objects.replace(embeddings=embeddings)
         if self.gallery is None:
             return objects
-        rankings = self.gallery.search(embeddings, self.top_k, manifest)
-        scores = np.full((len(objects), self.top_k), np.nan, dtype=np.float32)
+        top_k = self.top_k  # may be set from another thread meanwhile
+        rankings = self.gallery.search(embeddings, top_k, manifest)
+        scores = np.full((len(objects), top_k), np.nan, dtype=np.float32)
         for row, ranking in zip(scores, rankings, strict=True):
             row[: len(ranking)] = [score for _, score in ranking]
         products = [tuple(product for product, _ in ranking) for ranking in rankings]

@@ -54,7 +54,9 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    # SIGINT too: a shell starts background jobs with it ignored, and Python then installs no handler of its own.
+    handled = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, interrupt) for number in handled]
     try:
         with ProcessGroup(on_line=forward) as group:
             group.start(nodes)
@@ -62,7 +64,8 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
     except KeyboardInterrupt:
         return 0
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(handled, previous, strict=True):
+            signal.signal(number, handler)
     if ended is None or ended.process.returncode == 0:
         return 0
     sys.stderr.write(f"error: {ended.describe_failure()}\n")
