@@ -36,7 +36,9 @@ COMMANDS = {
     "synth": _Command("synth", "Synthesise totes and picks in ARMBench's formats."),
     "train": _Command("train", "Train a model from a recipe."),
     "eval": _Command("evaluate", "Evaluate a model bundle on a data set."),
-    "export": _Command("export", "Export a model to another runtime, behind an accuracy gate."),
+    "export": _Command(
+        "export", "Make a model bundle from a training run, its graphs checked against the model."
+    ),
     "bench": _Command("bench", "Measure latency and throughput on this machine."),
     "gallery": _Command("gallery", "Manage the product gallery."),
 }
