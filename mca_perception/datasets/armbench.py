@@ -18,7 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mca_perception.datasets.images import find_images
+from mca_perception.datasets.shapes import rasterise_segmentation
 from mca_perception.errors import DatasetError
 
 __all__ = [
@@ -27,6 +31,7 @@ __all__ = [
     "Pick",
     "Polygons",
     "find_references",
+    "rasterise_polygons",
     "read_identification",
     "read_splits",
 ]
@@ -122,6 +127,16 @@ def read_identification(
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "none there"
         raise DatasetError(f"{root}/Picks has no usable pick ({reasons}); check the folder and the split")
     return IdentificationIndex(root, tuple(picks), references, splits, skipped, incomplete)
+
+
+def rasterise_polygons(polygons: Polygons, height: int, width: int) -> NDArray[np.bool_]:
+    """Draw the outline of a pick's object in one view: bool ``[height, width]``.
+
+    Raises:
+        DatasetError: the size exceeds the limit.
+    """
+    flat = [[value for point in polygon for value in point] for polygon in polygons]
+    return rasterise_segmentation(flat, height, width)
 
 
 def read_splits(root: Path) -> dict[str, frozenset[str]]:

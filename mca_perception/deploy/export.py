@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
+
+from mca_perception.deploy.session import OnnxSession
 
 OPSET = 20
 
@@ -69,11 +70,11 @@ def largest_difference(
     with torch.inference_mode():
         expected = module(*inputs.values())
     expected = (expected,) if isinstance(expected, Tensor) else expected
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run(list(outputs), {name: tensor.numpy() for name, tensor in inputs.items()})
+    session = OnnxSession(path, providers=["CPUExecutionProvider"])
+    found = session.run({name: tensor.numpy() for name, tensor in inputs.items()})
     differences = [
-        float(np.abs(array - tensor.numpy()).max())
-        for array, tensor in zip(found, expected, strict=True)
+        float(np.abs(found[name] - tensor.numpy()).max())
+        for name, tensor in zip(outputs, expected, strict=True)
         if tensor.is_floating_point()
     ]
     return max(differences)

@@ -81,6 +81,12 @@ def crop_object(
     return canvas
 
 
+def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Tight xyxy box, in pixels, around a ``[H, W]`` mask that is not empty."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
 def foreground_mask(image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     """Mask of the product in a pack-shot: everything that a flood from the border does not reach.
 
@@ -133,6 +139,4 @@ def crop_reference(
     if mask is None:
         box = np.array([0, 0, image.shape[1], image.shape[0]], np.float32)
         return crop_object(image, box, size=size, margin=0.0, background=background)
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
-    return crop_object(image, box, size=size, mask=mask, margin=margin, background=background)
+    return crop_object(image, mask_box(mask), size=size, mask=mask, margin=margin, background=background)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from mca_perception.datasets.armbench import IdentificationIndex, Pick, Polygons
+from mca_perception.datasets.armbench import IdentificationIndex, Pick, rasterise_polygons
 from mca_perception.datasets.images import read_rgb
-from mca_perception.identification.crops import crop_object, crop_reference
+from mca_perception.identification.crops import crop_object, crop_reference, mask_box
 
 
 class Pair(NamedTuple):
@@ -77,7 +77,7 @@ class PairDataset(Dataset[Pair]):
         image = read_rgb(pick.views[view])
         height, width = image.shape[:2]
         polygons = pick.polygons.get(view)
-        mask = polygon_mask(polygons, height, width) if polygons else None
+        mask = rasterise_polygons(polygons, height, width) if polygons else None
         if mask is None or not mask.any():
             return crop_object(
                 image, np.array([0, 0, width, height], np.float32), size=self.crop_size, margin=0.0
@@ -112,21 +112,6 @@ class ContainerSampler(Sampler[list[int]]):
         ]
         for start in range(0, self.count * self.batch_size, self.batch_size):
             yield order[start : start + self.batch_size]
-
-
-def polygon_mask(polygons: Polygons, height: int, width: int) -> NDArray[np.bool_]:
-    """Rasterise polygons ``[[[x, y], ...], ...]`` in pixels."""
-    canvas = np.zeros((height, width), np.uint8)
-    for polygon in polygons:
-        points = np.round((np.asarray(polygon, np.float64) - 0.5) * 16).astype(np.int32)
-        cv2.fillPoly(canvas, [points], 1, shift=4)
-    return canvas > 0
-
-
-def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Tight xyxy box around a mask that is not empty."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
 def _disturb(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from mca_perception.datasets.armbench import read_identification
 from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
 from mca_perception.errors import DatasetError
 from mca_perception.identification.data import ContainerSampler, Pair, PairDataset
+from mca_perception.identification.evaluation import Query, ReferenceSet, rank_queries
 from mca_perception.identification.losses import InfoNCE
 from mca_perception.identification.model import IdentificationConfig, IdentificationHead
 from mca_perception.identification.recipe import IdentificationRecipe
@@ -91,26 +92,17 @@ class IdentificationTask:
         products = sorted(
             {name for pick in self.validation for name in pick.container if self.index.references.get(name)}
         )
-        owners, crops = [], []
-        for number, name in enumerate(products):
-            for path in self.index.references[name][:VALIDATION_REFERENCES]:
-                owners.append(number)
-                crops.append(self.dataset.reference_crop(path))
-        gallery = self._embed(backbone, crops, device)
-        queries = self._embed(
-            backbone, [self.dataset.query_crop(p, "PickRGB") for p in self.validation], device
-        )
-        similarity = queries @ gallery.T
-        best = np.full((len(queries), len(products)), -np.inf, np.float32)
-        np.maximum.at(best.T, np.asarray(owners), similarity.T)
-        position = {name: number for number, name in enumerate(products)}
-        hits = 0
-        for row, pick in enumerate(self.validation):
-            candidates = [position[name] for name in pick.container if name in position]
-            hits += (
-                bool(candidates) and products[max(candidates, key=lambda c: best[row, c])] == pick.product_id
-            )
-        return {"recall@1": hits / max(1, len(self.validation))}
+        photos = {name: self.index.references[name][:VALIDATION_REFERENCES] for name in products}
+        crops = [self.dataset.reference_crop(path) for paths in photos.values() for path in paths]
+        rows = iter(self._embed(backbone, crops, device))
+        references = {name: np.stack([next(rows) for _ in paths]) for name, paths in photos.items()}
+        crops = [self.dataset.query_crop(pick, "PickRGB") for pick in self.validation]
+        queries = [
+            Query(pick.id, pick.product_id, pick.container, embedding[None])
+            for pick, embedding in zip(self.validation, self._embed(backbone, crops, device), strict=True)
+        ]
+        ranked = rank_queries(queries, ReferenceSet.from_products(references))
+        return {"recall@1": sum(result.rank == 1 for result in ranked) / max(1, len(ranked))}
 
     def _embed(self, backbone: nn.Module, crops: list[np.ndarray], device: torch.device) -> np.ndarray:
         parts = []

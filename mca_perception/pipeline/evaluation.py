@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mca_perception.datasets.armbench import VIEWS, IdentificationIndex, Pick
+from mca_perception.datasets.armbench import VIEWS, IdentificationIndex, Pick, rasterise_polygons
 from mca_perception.datasets.coco import CocoSplit, ImageRecord
 from mca_perception.datasets.images import read_rgb
-from mca_perception.datasets.shapes import rasterise_segmentation
 from mca_perception.errors import DatasetError, InvalidImageError
 from mca_perception.identification.evaluation import (
     Query,
@@ -239,8 +238,7 @@ def pick_crops(
             continue
         mask = None
         if name in pick.polygons:
-            flat = [[value for point in polygon for value in point] for polygon in pick.polygons[name]]
-            mask = rasterise_segmentation(flat, *image.shape[:2])
+            mask = rasterise_polygons(pick.polygons[name], *image.shape[:2])
         crops.append(pipeline.crop(image, mask=mask if mask is not None and mask.any() else None))
     if not crops:
         skipped["pick whose image is not readable"] += 1

@@ -16,7 +16,7 @@ from mca_perception.deploy.bundle import IdentificationSpec, ModelBundle, Segmen
 from mca_perception.deploy.session import Session, open_sessions
 from mca_perception.errors import BundleError, GalleryError
 from mca_perception.geometry import Letterbox
-from mca_perception.identification.crops import crop_object, crop_reference
+from mca_perception.identification.crops import crop_object, crop_reference, mask_box
 from mca_perception.identification.gallery import Gallery
 from mca_perception.objects import Objects
 from mca_perception.pipeline.preprocessing import check_image, to_tensor
@@ -197,8 +197,7 @@ class PerceptionPipeline:
         height, width = check_image(image).shape[:2]
         margin = settings.margin
         if box is None and mask is not None:
-            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
+            box = mask_box(mask)
         elif box is None:
             box, margin = np.array([0, 0, width, height], dtype=np.float32), 0.0
         return crop_object(
