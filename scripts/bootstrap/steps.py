@@ -1,4 +1,4 @@
-"""The steps of the set-up: environment, Python packages, ROS messages."""
+"""The steps of the set-up: environment, Python packages, ROS messages, reference implementations for tests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import oracles
 from progress import SetupError, run, say
 from ros import find_ros, python_of, sourced_environment, wheels_available
 
 PROFILES = {
     "colcon": ("ros",),
     "demo": ("ros",),
-    "test": ("dev", "ros", "train"),
-    "setup": ("crisis", "dev", "retrieval", "ros", "train"),
+    "test": ("backbones", "dev", "lora", "oracles", "ros", "train"),
+    "setup": ("backbones", "crisis", "dev", "lora", "oracles", "retrieval", "ros", "train"),
 }
 FREE_GB = {"colcon": 2.0, "demo": 1.5, "test": 8.0, "setup": 9.0}
 NEWEST_WHEEL_PYTHON = (3, 14)
@@ -109,6 +110,7 @@ class Setup:
             (self._make_environment, "ros" in self.state, "Environment .venv"),
             (self._install_packages, self._packages_current(), " + ".join(["Python packages", *self.extras])),
             (self._build_messages, self._messages_current(), "ROS messages (compiled once, some minutes)"),
+            (self._install_oracles, self._oracles_current(), "Reference implementations for tests"),
         ]
         todo = [(step, title) for step, current, title in steps if not current]
         if not todo:
@@ -159,12 +161,21 @@ class Setup:
         names = [str(path.relative_to(self.workspace)) for path in files]
         return digest([*files, *names, self.ros_name])
 
+    @property
+    def oracles_key(self) -> str:
+        """Key of everything that decides which reference implementations are installed, and how."""
+        files = sorted((self.root / oracles.SOURCES).glob("*.*"))
+        return digest([self.packages_key, *oracles.WITHOUT_THEIR_REQUIREMENTS, *files])
+
     def _packages_current(self) -> bool:
         done = self.state.get("packages", {})
         return done.get("key") == self.packages_key and set(self.extras) <= set(done.get("extras", ()))
 
     def _messages_current(self) -> bool:
         return not self._messages_possible() or self.state.get("messages") == self.messages_key
+
+    def _oracles_current(self) -> bool:
+        return "oracles" not in self.extras or self.state.get("oracles") == self.oracles_key
 
     def _messages_possible(self) -> bool:
         return self.ros_prefix is not None or wheels_available()
@@ -218,6 +229,16 @@ class Setup:
         if answer.returncode != 0:
             raise SetupError(f"{python} failed at `{script}`:\n{answer.stderr}\n  `make clean` starts again.")
         return answer.stdout.strip()
+
+    def _succeeds(self, script: str) -> bool:
+        """Whether the environment's Python runs a line without an error."""
+        command = [str(self.python), "-c", script]
+        return (
+            subprocess.run(command, capture_output=True, env=self._environment(), check=False).returncode == 0
+        )
+
+    def _site_packages(self) -> Path:
+        return Path(self._ask(self.python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
 
     def _make_environment(self) -> None:
         if not self._has_pip():
@@ -301,7 +322,26 @@ class Setup:
 
     def _install_underlay_hook(self, *setup_files: Path) -> None:
         """Let `.venv` find ROS 2 and the messages by itself: see ros_underlay.py."""
-        site = Path(self._ask(self.python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
+        site = self._site_packages()
         shutil.copy(Path(__file__).with_name("ros_underlay.py"), site / "ros_underlay.py")
         (site / "ros_underlay.json").write_text(json.dumps(sourced_environment(*setup_files), indent=2))
         (site / "ros_underlay.pth").write_text("import ros_underlay\n")
+
+    # -- reference implementations -------------------------------------------------------------------------
+
+    def _install_oracles(self) -> None:
+        """Install what the extra `oracles` cannot: see oracles.py."""
+        options = ("-c", str(self._constraints()), "--no-deps")
+        self._pip("installing torchscale", *options, *oracles.WITHOUT_THEIR_REQUIREMENTS)
+        oracles.remove_torchvision_stubs(self._site_packages())
+        if not self._succeeds(oracles.CHECK):
+            found = compiler()
+            if found is None:
+                raise SetupError(
+                    "torchvision beside a CPU build of torch needs a C compiler: sudo apt install g++"
+                )
+            self._pip("installing the CUDA runtime", *options, oracles.CUDA_RUNTIME)
+            sources = self.root / oracles.SOURCES
+            oracles.install_torchvision_stubs(self._site_packages(), sources, found, self._run)
+            self._run("importing torchvision", str(self.python), "-c", oracles.CHECK)
+        self._save(oracles=self.oracles_key)
