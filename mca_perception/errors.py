@@ -4,13 +4,17 @@ Every message names the input, the limit it broke and the remedy. The command li
 """
 
 __all__ = [
+    "AdapterError",
+    "BackboneError",
     "BundleError",
+    "CheckpointError",
     "DatasetError",
     "GalleryError",
     "InvalidImageError",
     "McaError",
     "RecipeError",
     "SourceError",
+    "TokenizerError",
 ]
 
 
@@ -22,8 +26,20 @@ class InvalidImageError(McaError, ValueError):
     """An image has the wrong type, shape or size."""
 
 
+class BackboneError(McaError, ValueError):
+    """A backbone is unknown, lacks a mode, or got an input that it cannot take."""
+
+
+class AdapterError(McaError, ValueError):
+    """An adapter is unknown, does not fit its backbone, or its file cannot be used."""
+
+
 class BundleError(McaError, ValueError):
     """A model bundle is missing, incomplete, altered or of another version."""
+
+
+class CheckpointError(McaError, ValueError):
+    """A checkpoint cannot be read, or does not fit the model."""
 
 
 class GalleryError(McaError, ValueError):
@@ -40,3 +56,7 @@ class RecipeError(McaError, ValueError):
 
 class SourceError(McaError, ValueError):
     """An image source (folder, video, camera, bag) cannot be opened or read."""
+
+
+class TokenizerError(McaError, ValueError):
+    """A tokenizer's model cannot be used, or a text or a length cannot be encoded."""

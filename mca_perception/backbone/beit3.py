@@ -1,16 +1,31 @@
-"""The BEiT-3 vision branch: patch embedding, position table and encoder, under the public parameter names."""
+"""BEiT-3: embeddings, position tables and the Multiway encoder, under the public parameter names."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from mca_perception.backbone.blocks import VISION, EncoderLayer, layer_norm, vision_expert
+from mca_perception.backbone.blocks import (
+    EXPERT_OF,
+    SHARED,
+    TEXT,
+    VISION,
+    EncoderLayer,
+    Segments,
+    layer_norm,
+    route,
+)
 from mca_perception.backbone.config import BackboneConfig
+from mca_perception.backbone.inputs import check_texts, image_grid
+from mca_perception.backbone.protocol import Backbone, Normalisation
+from mca_perception.backbone.windows import Windows
+from mca_perception.errors import BackboneError
 
-# Rows 0 and 1 of BEiT-3's image position table are unused (a padding convention of its code base), row 2 is CLS.
+# Rows 0 and 1 of BEiT-3's position tables are unused (a padding convention of its code base).
 UNUSED_POSITIONS = 2
+HALF = (0.5, 0.5, 0.5)
 
 
 class VisionEmbedding(nn.Module):
@@ -22,9 +37,14 @@ class VisionEmbedding(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
         self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, config.patch_size)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``[N, 3, H, W]`` images to ``[N, 1 + T, D]`` tokens, CLS first."""
+    def forward(self, images: Tensor, masked_patches: Tensor | None = None) -> Tensor:
+        """``[N, 3, H, W]`` images to ``[N, 1 + T, D]`` tokens, CLS first.
+
+        Patches where ``masked_patches`` (``[N, T]`` bool) is True are replaced by the mask token.
+        """
         patches = self.proj(images).flatten(2).transpose(1, 2)
+        if masked_patches is not None:
+            patches = torch.where(masked_patches.unsqueeze(-1), self.mask_token.to(patches.dtype), patches)
         return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
 
 
@@ -38,85 +58,148 @@ def resize_patch_positions(
 
 
 class Encoder(nn.Module):
-    """Position table, blocks and final LayerNorm."""
-
-    def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        self.grid_size = config.grid_size
-        positions = config.grid_size**2 + 1 + UNUSED_POSITIONS
-        self.embed_positions = vision_expert(nn.Embedding(positions, config.embed_dim))
-        last = max(config.depth - 1, 1)
-        rates = [config.drop_path_rate * layer / last for layer in range(config.depth)]
-        self.layers = nn.ModuleList(
-            EncoderLayer(config.embed_dim, config.num_heads, config.ffn_dim, rate) for rate in rates
-        )
-        self.layer_norm = vision_expert(layer_norm(config.embed_dim)) if config.normalize_output else None
-
-    def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings ``[1 + h*w, D]`` for a grid of ``h x w`` patches, CLS first."""
-        weight = self.embed_positions[VISION].weight
-        assert isinstance(weight, Tensor)
-        table = weight[UNUSED_POSITIONS:]
-        if grid == (self.grid_size, self.grid_size):
-            return table
-        patches = resize_patch_positions(table[1:], (self.grid_size, self.grid_size), grid)
-        return torch.cat([table[:1], patches])
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Add positions for ``grid`` = (rows, columns) and run the blocks."""
-        tokens = tokens + self.positions(grid)
-        for layer in self.layers:
-            tokens = layer(tokens)
-        return tokens if self.layer_norm is None else self.layer_norm[VISION](tokens)
-
-
-class BEiT3(nn.Module):
-    """BEiT-3 reduced to its vision expert ("RoboLLM": 222 M -> 87 M parameters at base)."""
+    """Position tables, blocks and final LayerNorm."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision_embed = VisionEmbedding(config)
+        rows = {VISION: config.grid_size**2 + 1 + UNUSED_POSITIONS, TEXT: config.max_text_positions}
+        experts = [EXPERT_OF[name] for name in config.modalities]
+        self.embed_positions = nn.ModuleDict(
+            {expert: nn.Embedding(rows[expert], config.embed_dim) for expert in experts}
+        )
+        self.layers = nn.ModuleList(EncoderLayer(config, number) for number in range(config.depth))
+        norms = [SHARED] if config.attention == "shared" else experts
+        self.layer_norm = (
+            nn.ModuleDict({key: layer_norm(config) for key in norms}) if config.normalize_output else None
+        )
+
+    def _table(self, expert: str) -> Tensor:
+        weight = self.embed_positions[expert].weight
+        assert isinstance(weight, Tensor)
+        return weight[UNUSED_POSITIONS:]
+
+    def image_positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embeddings ``[1 + h*w, D]`` for a grid of ``h x w`` patches, CLS first."""
+        table, side = self._table(VISION), self.config.grid_size
+        if grid == (side, side):
+            return table
+        return torch.cat([table[:1], resize_patch_positions(table[1:], (side, side), grid)])
+
+    def text_positions(self, length: int) -> Tensor:
+        """Position embeddings ``[length, D]`` of a text."""
+        return self._table(TEXT)[:length]
+
+    def forward(
+        self, tokens: Tensor, segments: Segments, mask: Tensor | None = None, windows: Windows | None = None
+    ) -> Tensor:
+        """Run the blocks on ``[N, L, D]`` embedded tokens; arguments as in :class:`EncoderLayer`."""
+        for number, layer in enumerate(self.layers):
+            inside = None if self.config.attends_globally(number) else windows
+            if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
+                tokens = checkpoint(layer, tokens, segments, mask, inside, use_reentrant=False)
+            else:
+                tokens = layer(tokens, segments, mask, inside)
+        return tokens if self.layer_norm is None else route(self.layer_norm, tokens, segments)
+
+
+class BEiT3(Backbone):
+    """The Multiway Transformer of BEiT-3 ("RoboLLM" is its vision expert alone: 222 M -> 87 M parameters at base).
+
+    Reads images, texts, or both as one fused sequence; a dual encoder is two calls.
+    """
+
+    normalisation = Normalisation(mean=HALF, std=HALF)  # BEiT-3's choice for all but ImageNet classification
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_dim, self.patch_size = config.embed_dim, config.patch_size
+        self.img_size, self.modalities = config.img_size, config.modalities
+        self.vision_embed = VisionEmbedding(config) if "vision" in config.modalities else None
+        self.text_embed = (
+            nn.Embedding(config.vocab_size, config.embed_dim) if "text" in config.modalities else None
+        )
         self.encoder = Encoder(config)
         self.apply(_initialise)
-        nn.init.trunc_normal_(self.vision_embed.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.vision_embed.mask_token, std=0.02)
+        if self.vision_embed is not None:
+            nn.init.trunc_normal_(self.vision_embed.cls_token, std=0.02)
+            nn.init.trunc_normal_(self.vision_embed.mask_token, std=0.02)
 
-    @property
-    def embed_dim(self) -> int:
-        """Width ``D`` of a token."""
-        return self.config.embed_dim
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.config.patch_size
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Encode images.
+    def forward(
+        self,
+        images: Tensor | None = None,
+        text_ids: Tensor | None = None,
+        text_padding_mask: Tensor | None = None,
+        *,
+        masked_patches: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Encode images, texts, or pairs of both.
 
         Args:
-            images: ``[N, 3, H, W]`` float32, normalised RGB; H and W are multiples of the patch size.
+            images: ``[N, 3, H, W]`` normalised RGB; H and W are multiples of the patch size.
+            text_ids: ``[N, L]`` int64 of :class:`~mca_perception.backbone.tokenizer.BEiT3Tokenizer`.
+            text_padding_mask: ``[N, L]`` bool, True at padding; None for texts of equal length.
+            masked_patches: ``[N, T]`` bool, True where a patch is hidden (masked image modelling).
 
         Returns:
-            ``[N, 1 + T, D]`` token states, CLS first, then ``T = H/patch * W/patch`` patches in row-major order.
+            ``encoder_out``: ``[N, L, D]`` states, image tokens first (CLS, then ``T = H/patch * W/patch`` patches in
+            row-major order), then text tokens (``<s>`` first).
 
         Raises:
-            ValueError: the input is not ``[N, 3, H, W]`` or a side is no multiple of the patch size.
+            BackboneError: no input, an input of the wrong shape, or one that the model has no expert for.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images must be [N, 3, H, W], got shape {tuple(images.shape)}")
-        height, width = images.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"image size {height}x{width} is not a multiple of the patch size {self.patch_size}: resize or pad it"
-            )
-        grid = (height // self.patch_size, width // self.patch_size)
-        return self.encoder(self.vision_embed(images), grid)
+        if images is None and text_ids is None:
+            raise BackboneError("the backbone got no input: pass images, text_ids or both")
+        parts: list[Tensor] = []
+        segments: list[tuple[str, int]] = []
+        windows = None
+        if images is not None:
+            grid = self._check_images(images)
+            parts.append(self._embed_images(images, grid, masked_patches))
+            windows = Windows.fit(grid, self.config.window_size) if self.config.window_size else None
+            segments.append((VISION, parts[-1].shape[1]))
+        if text_ids is not None:
+            self._check_text(text_ids, text_padding_mask, images)
+            parts.append(self._embed_text(text_ids, text_padding_mask))
+            segments.append((TEXT, parts[-1].shape[1]))
+        tokens = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        mask = _readable(text_padding_mask, tokens.shape[1])
+        return {"encoder_out": self.encoder(tokens, tuple(segments), mask, windows)}
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Same as :meth:`forward_features`."""
-        return self.forward_features(images)
+    def _embed_images(self, images: Tensor, grid: tuple[int, int], masked_patches: Tensor | None) -> Tensor:
+        assert self.vision_embed is not None
+        return self.vision_embed(images, masked_patches) + self.encoder.image_positions(grid)
+
+    def _embed_text(self, text_ids: Tensor, padding_mask: Tensor | None) -> Tensor:
+        assert self.text_embed is not None
+        tokens = self.text_embed(text_ids) + self.encoder.text_positions(text_ids.shape[1])
+        return tokens if padding_mask is None else tokens.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+
+    def _check_images(self, images: Tensor) -> tuple[int, int]:
+        """The grid of patches as (rows, columns)."""
+        if self.vision_embed is None:
+            raise BackboneError(f"images given to a backbone of {self.modalities}: create it with 'vision'")
+        return image_grid(images, self.patch_size)
+
+    def _check_text(self, text_ids: Tensor, padding_mask: Tensor | None, images: Tensor | None) -> None:
+        if self.text_embed is None:
+            raise BackboneError(
+                f"texts given to a backbone of {self.modalities}: create it with modalities=('vision', 'text')"
+            )
+        check_texts(text_ids, padding_mask, self.config.max_text_positions - UNUSED_POSITIONS)
+        if images is not None and images.shape[0] != text_ids.shape[0]:
+            raise BackboneError(f"{images.shape[0]} images do not pair with {text_ids.shape[0]} texts")
+        if images is not None and self.config.window_size:
+            raise BackboneError("window attention reads images alone: create the backbone with window_size=0")
+
+
+def _readable(text_padding_mask: Tensor | None, length: int) -> Tensor | None:
+    """``[N, 1, 1, L]`` bool, True where a token may be read; image tokens in front always may."""
+    if text_padding_mask is None:
+        return None
+    readable = F.pad(~text_padding_mask, (length - text_padding_mask.shape[1], 0), value=True)
+    return readable[:, None, None]
 
 
 def _initialise(module: nn.Module) -> None:
@@ -126,8 +209,3 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=0.02)
-
-
-def normalise(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 ``[N, 3, H, W]`` to float32 in [-1, 1] (mean = std = 0.5, BEiT-3's choice for all but ImageNet)."""
-    return images.to(device, non_blocking=True).float().div_(127.5).sub_(1.0)

@@ -69,7 +69,7 @@ def test_parameter_names_are_those_of_the_public_checkpoints() -> None:
 def test_features_of_any_size(height: int, width: int) -> None:
     model = create_backbone("beit3_nano_patch16").eval()
     with torch.inference_mode():
-        features = model.forward_features(torch.randn(2, 3, height, width))
+        features = model(torch.randn(2, 3, height, width))["encoder_out"]
     assert features.shape == (2, 1 + (height // 16) * (width // 16), 192)
     assert features.isfinite().all()
 
@@ -82,15 +82,15 @@ def test_patches_are_row_major() -> None:
     changed = images.clone()
     changed[:, :, 16:32, 48:64] = 1.0
     with torch.inference_mode():
-        difference = (model(changed) - model(images)).norm(dim=-1)[0]
+        difference = (model(changed)["encoder_out"] - model(images)["encoder_out"]).norm(dim=-1)[0]
     assert difference[1:].argmax() == 1 * 6 + 3
 
 
 def test_positions_of_the_own_grid_are_untouched_and_others_interpolated() -> None:
     encoder = create_backbone("beit3_nano_patch16").encoder
     table = encoder.embed_positions["A"].weight[UNUSED_POSITIONS:]
-    assert torch.equal(encoder.positions((14, 14)), table)
-    resized = encoder.positions((7, 20))
+    assert torch.equal(encoder.image_positions((14, 14)), table)
+    resized = encoder.image_positions((7, 20))
     assert resized.shape == (1 + 140, 192)
     assert torch.equal(resized[0], table[0])
 
@@ -104,9 +104,9 @@ def test_drop_path_only_acts_in_training() -> None:
     model = create_backbone("beit3_nano_patch16", drop_path_rate=0.5)
     images = torch.randn(4, 3, 32, 32)
     model.eval()
-    assert torch.equal(model(images), model(images))
+    assert torch.equal(model(images)["encoder_out"], model(images)["encoder_out"])
     model.train()
-    assert not torch.equal(model(images), model(images))
+    assert not torch.equal(model(images)["encoder_out"], model(images)["encoder_out"])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_drop_path_only_acts_in_training() -> None:
 )
 def test_bad_images_are_refused(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        create_backbone("beit3_nano_patch16").forward_features(torch.zeros(shape))
+        create_backbone("beit3_nano_patch16")(torch.zeros(shape))
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
