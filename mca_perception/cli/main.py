@@ -39,6 +39,7 @@ COMMANDS = {
     "export": _Command(
         "export", "Make a model bundle from a training run, its graphs checked against the model."
     ),
+    "checkpoint": _Command("checkpoint", "Inspect and convert weights files of the backbone."),
     "bench": _Command("bench", "Measure latency and throughput on this machine."),
     "gallery": _Command("gallery", "Manage the product gallery."),
 }
@@ -51,13 +52,17 @@ EXTRAS = {
     "matplotlib": "train",
     "onnx": "train",
     "onnxscript": "train",
+    "open_clip": "backbones",
+    "peft": "lora",
     "pyarrow": "retrieval",
     "pytest": "dev",
     "rclpy": "ros",
     "sensor_msgs": "ros",
-    "sentencepiece": "crisis",
+    "sentencepiece": "train",
     "sklearn": "crisis",
+    "timm": "backbones",
     "torch": "train",
+    "transformers": "backbones",
 }
 MESSAGE_PACKAGES = ("vision_msgs", "mca_perception_msgs")
 
