@@ -49,6 +49,25 @@ def totes(
     ] = "train=0.7,val=0.15,test=0.15",
     products: Annotated[int, typer.Option(help="Procedural products; 0 only with --catalog.")] = 240,
     catalogue_seed: CatalogueSeed = None,
+    objects: Annotated[
+        str | None,
+        typer.Option(
+            help="Objects dropped into each tote, MIN-MAX within 1 to 60.",
+            metavar="MIN-MAX",
+            show_default="long-tailed: 2 to 40 in the mixed subset, 2 to 24 zoomed out, 2 to 16 of one product",
+        ),
+    ] = None,
+    depth: Annotated[
+        bool,
+        typer.Option("--depth", help="Also write depth images, camera_info and poses of camera and objects."),
+    ] = False,
+    photo_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the objects that are photos of --catalog, 0 to 1.",
+            show_default="each product equally likely",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write tote scenes with exact instance masks, COCO files, manifests and reference images.
@@ -57,13 +76,16 @@ def totes(
     Example:
       mca synth totes --out totes --count 1000 --seed 1
       mca synth totes --out totes --count 200 --seed 1 --split test --subset same-object-transfer-set
+      mca synth totes --out crowds --count 200 --seed 1 --objects 30-40
     \f
     Raises:
         DatasetError: settings out of range, or a folder that holds something else.
     """
     from mca_perception.datasets.synth.tote_set import ToteSettings, write_totes
 
-    settings = ToteSettings(out, count, seed, subset, products, catalogue_seed, catalog, split)
+    settings = ToteSettings(
+        out, count, seed, subset, products, catalogue_seed, catalog, split, objects, depth, photo_share
+    )
     with _progress_bar("totes") as progress:
         figures = write_totes(settings, _workers(workers), progress)
     _report(figures, as_json)

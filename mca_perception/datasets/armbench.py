@@ -8,7 +8,6 @@ converted once by an unpickler that builds plain containers only. Ids are string
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 import tempfile
@@ -33,6 +32,7 @@ __all__ = [
     "find_references",
     "rasterise_polygons",
     "read_identification",
+    "read_json",
     "read_splits",
 ]
 
@@ -44,6 +44,7 @@ MAX_PICK_JSON_BYTES = 16_000_000
 MAX_SPLIT_BYTES = 512_000_000
 MAX_MANIFEST = 100_000
 MAX_POLYGON_POINTS = 100_000
+MAX_COORDINATE = 1e9
 _PLAIN_CLASSES = {("builtins", "set"), ("builtins", "frozenset"), ("collections", "OrderedDict")}
 
 Polygons = list[list[list[float]]]
@@ -150,7 +151,7 @@ def read_splits(root: Path) -> dict[str, frozenset[str]]:
     """
     as_json, as_pickle = root / f"{SPLIT_NAME}.json", root / f"{SPLIT_NAME}.pickle"
     if as_json.is_file():
-        return _as_splits(_read_json(as_json, MAX_SPLIT_BYTES), as_json)
+        return _as_splits(read_json(as_json, MAX_SPLIT_BYTES), as_json)
     if not as_pickle.is_file():
         return {}
     if as_pickle.stat().st_size > MAX_SPLIT_BYTES:
@@ -254,7 +255,7 @@ def _read_pick(root: Path, pick_id: str, references: dict[str, list[Path]], inco
 
 def _pick_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        content = _read_json(folder / name, MAX_PICK_JSON_BYTES)
+        content = read_json(folder / name, MAX_PICK_JSON_BYTES)
     except DatasetError:
         raise _UnusableError(f"{name} missing or not readable") from None
     if not isinstance(content, dict):
@@ -282,13 +283,18 @@ def _is_polygon(points: Any) -> bool:
         and all(
             isinstance(point, list)
             and len(point) == 2
-            and all(isinstance(v, (int, float)) and math.isfinite(v) for v in point)
+            and all(isinstance(v, (int, float)) and abs(v) < MAX_COORDINATE for v in point)
             for point in points
         )
     )
 
 
-def _read_json(path: Path, limit: int) -> Any:
+def read_json(path: Path, limit: int) -> Any:
+    """Parse a JSON file of at most ``limit`` bytes.
+
+    Raises:
+        DatasetError: the file is missing, too large or not JSON.
+    """
     try:
         if path.stat().st_size > limit:
             raise DatasetError(f"{path} is larger than {limit:,} bytes; check the file")

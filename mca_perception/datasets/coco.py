@@ -34,6 +34,8 @@ __all__ = ["SUBSETS", "Annotation", "CocoSplit", "ImageRecord", "rasterise"]
 SUBSETS = ("mix-object-tote", "zoomed-out-tote-transfer-set", "same-object-transfer-set")
 MAX_JSON_BYTES = 4_000_000_000
 MAX_ANNOTATIONS_PER_IMAGE = 10_000
+BOX_TOLERANCE = 2.0
+"""Pixels by which a stated box may differ from that of its outline, which may run through pixel centres."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,12 @@ class Annotation:
         id: annotation id, unique in the split.
         category: name of the category.
         segmentation: polygons, clipped to the image, or a COCO RLE.
-        box: xyxy in pixels.
+        box: xyxy in pixels, as the file states it where that fits the segmentation.
         area: square pixels.
         is_crowd: a region to ignore in evaluation.
         instance_id: pixel value in a synthesised mask image, when given.
         product_id: product, when given.
+        visible_fraction: visible pixels over those of the whole silhouette, when given.
     """
 
     id: int
@@ -59,6 +62,7 @@ class Annotation:
     is_crowd: bool = False
     instance_id: int | None = None
     product_id: str | None = None
+    visible_fraction: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class CocoSplit:
         records: usable images in file order.
         categories: category id by name.
         skipped: number of images or annotations left out, by reason.
-        corrected: number of annotations kept after a correction, by reason.
+        corrected: number of annotations kept that are not plain polygons inside the image: clipped ones, RLE masks
+            and crowd regions; by kind.
         sha256: hash of the annotation file.
     """
 
@@ -189,29 +194,51 @@ class _Reader:
         self._document = document
         self._images = images
         self._source = source
-        self._names = {c["id"]: str(c["name"]) for c in self._list("categories") if {"id", "name"} <= set(c)}
         self._seen_images: set[int] = set()
         self._seen_annotations: set[int] = set()
         self.skipped: Counter[str] = Counter()
         self.corrected: Counter[str] = Counter()
+        self._names = self._category_names()
 
     def category_ids(self) -> dict[str, int]:
         return {name: number for number, name in self._names.items()}
 
     def records(self, limit: int | None) -> Iterator[ImageRecord]:
-        by_image: dict[Any, list[dict[str, Any]]] = {}
+        by_image: dict[int | None, list[dict[str, Any]]] = {}
         for annotation in self._list("annotations"):
-            by_image.setdefault(annotation.get("image_id"), []).append(annotation)
-        for image in self._list("images"):
+            by_image.setdefault(_whole(annotation.get("image_id")), []).append(annotation)
+        images = self._list("images")
+        known = {_whole(image.get("id")) for image in images} - {None}
+        strays = sum(len(entries) for image_id, entries in by_image.items() if image_id not in known)
+        if strays:
+            self.skipped["annotation of an unknown image"] += strays
+        for image in images:
             if limit is not None and len(self._seen_images) >= limit:
                 return
+            image_id = _whole(image.get("id"))
+            entries = by_image.get(image_id, [])
             try:
-                record = self._record(image, by_image.get(image.get("id"), []))
+                record = self._record(image, entries)
             except _UnusableError as reason:
                 self.skipped[str(reason)] += 1
+                if image_id is not None and image_id not in self._seen_images and entries:
+                    self.skipped["annotation of an image left out"] += len(entries)
             else:
                 self._seen_images.add(record.image_id)
                 yield record
+
+    def _category_names(self) -> dict[int, str]:
+        names: dict[int, str] = {}
+        for category in self._list("categories"):
+            number, name = _whole(category.get("id")), category.get("name")
+            if number is None or not isinstance(name, str):
+                self.skipped["category entry incomplete"] += 1
+            elif names.setdefault(number, name) != name:
+                raise DatasetError(
+                    f"{self._source} gives category id {number} to both {names[number]!r} and {name!r}; "
+                    "correct its categories"
+                )
+        return names
 
     def _list(self, key: str) -> list[dict[str, Any]]:
         entries = self._document.get(key)
@@ -258,22 +285,30 @@ class _Reader:
             raise _UnusableError("annotation without id")
         if annotation_id in self._seen_annotations:
             raise _UnusableError("duplicate annotation id")
-        if entry.get("category_id") not in self._names:
+        category_id = _whole(entry.get("category_id"))
+        category = None if category_id is None else self._names.get(category_id)
+        if category is None:
             raise _UnusableError("annotation of unknown category")
         shape = parse_segmentation(entry.get("segmentation"), height, width)
         if shape.clipped:
             self.corrected["polygon clipped to the image"] += 1
+        if isinstance(shape.segmentation, dict):
+            self.corrected["RLE mask"] += 1
+        is_crowd = bool(entry.get("iscrowd", 0))
+        if is_crowd:
+            self.corrected["crowd region, to be ignored"] += 1
         self._seen_annotations.add(annotation_id)
         product = entry.get("product_id")
         return Annotation(
             id=annotation_id,
-            category=self._names[entry["category_id"]],
+            category=category,
             segmentation=shape.segmentation,
-            box=shape.box,
+            box=_stated_box(entry.get("bbox"), shape.box),
             area=shape.area,
-            is_crowd=bool(entry.get("iscrowd", 0)),
+            is_crowd=is_crowd,
             instance_id=_whole(entry.get("instance_id")),
             product_id=None if product is None else str(product),
+            visible_fraction=_fraction(entry.get("visible_fraction")),
         )
 
 
@@ -283,7 +318,7 @@ def _read_document(source: Path) -> tuple[dict[str, Any], str]:
     content = source.read_bytes()
     try:
         document = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{source} is not JSON ({error}); download or write it again") from error
     if not isinstance(document, dict):
         raise DatasetError(f"{source} must hold a JSON object; it must be a COCO instances file")
@@ -292,10 +327,26 @@ def _read_document(source: Path) -> tuple[dict[str, Any], str]:
 
 def _whole(value: Any) -> int | None:
     """Return a JSON number as an integer, or ``None`` when it is not a whole number."""
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _fraction(value: Any) -> float | None:
+    """Return a JSON number between 0 and 1, or ``None`` when it is anything else."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value != int(value):
-        return None
-    return int(value)
+    return float(value) if is_number and 0 <= value <= 1 else None
+
+
+def _stated_box(
+    stated: Any, outline: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    """Return the file's own box as xyxy, or the outline's where the file has none that fits it."""
+    if not isinstance(stated, list) or len(stated) != 4 or not all(isinstance(v, (int, float)) for v in stated):
+        return outline
+    x, y, width, height = (float(value) for value in stated)
+    box = (x, y, x + width, y + height)
+    return box if max(abs(a - b) for a, b in zip(box, outline, strict=True)) <= BOX_TOLERANCE else outline
 
 
 def _is_confined(name: str) -> bool:

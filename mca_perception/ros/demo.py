@@ -133,10 +133,11 @@ def private_environment(out: Path) -> dict[str, str]:
 
 def _synthesise(settings: DemoSettings, out: Path, say: Callable[[str], None]) -> Path:
     from mca_perception.datasets.synth.tote_set import ToteSettings, write_totes
+    from mca_perception.datasets.synth.writer import FORMAT
 
     count = settings.frames or DEFAULT_FRAMES
     totes = ToteSettings(
-        out / f"totes-{settings.seed}-{count}",
+        out / f"totes-{settings.seed}-{count}-format{FORMAT}",  # an older one cannot be continued
         count,
         settings.seed,
         products=PRODUCTS,

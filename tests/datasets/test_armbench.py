@@ -72,7 +72,14 @@ def test_polygon_spellings(root, polygons) -> None:
 
 
 @pytest.mark.parametrize(
-    "polygons", [{}, None, {"PickRGB": None}, {"PickRGB": [[[1, 1], [2, float("nan")], [3, 3]]]}]
+    "polygons",
+    [
+        {},
+        None,
+        {"PickRGB": None},
+        {"PickRGB": [[[1, 1], [2, float("nan")], [3, 3]]]},
+        {"PickRGB": [[[1, 1], [2, 10**400], [3, 3]]]},
+    ],
 )
 def test_missing_polygons_are_counted_and_kept(root, polygons) -> None:
     pick(root, "0001", polygons=polygons)

@@ -124,6 +124,89 @@ def test_unusable_annotations_are_counted(tmp_path, changes, reason) -> None:
     assert split.skipped == Counter({reason: 1})
 
 
+@pytest.mark.parametrize("image", [404, None, "1", [1], {}, 10**400])
+def test_annotations_of_unknown_images_are_counted(tmp_path, image) -> None:
+    content = document()
+    content["annotations"].append(annotation(3, image=image))
+    split = CocoSplit.open(write(tmp_path, content))
+    assert [a.id for a in split.records[0].annotations] == [1, 2]
+    assert split.skipped == Counter({"annotation of an unknown image": 1})
+
+
+def test_annotations_of_images_left_out_are_counted_with_them(tmp_path) -> None:
+    content = with_image(file_name="absent.jpg")
+    content["annotations"] += [annotation(3, image=2), annotation(4, image=2)]
+    split = CocoSplit.open(write(tmp_path, content))
+    assert split.skipped == Counter({"image file missing": 1, "annotation of an image left out": 2})
+
+
+@pytest.mark.parametrize(
+    ("categories", "expected"),
+    [
+        ([{"id": 7, "name": "Object"}, {"id": 2, "name": "Tote"}], {"Object": 7, "Tote": 2}),
+        ([{"id": 2, "name": "Tote"}, {"id": 7, "name": "Object"}, {"id": 9, "name": "Hand"}], None),
+        ([{"id": 2, "name": "Object"}, {"id": 7, "name": "Tote"}], {"Object": 2, "Tote": 7}),
+        ([{"id": 7.0, "name": "Object"}, {"id": 2, "name": "Tote"}, {"id": 2, "name": "Tote"}], None),
+    ],
+)
+def test_categories_go_by_name_whatever_their_order_and_ids(tmp_path, categories, expected) -> None:
+    content = {**document(), "categories": categories}
+    split = CocoSplit.open(write(tmp_path, content))
+    names = {entry["id"]: entry["name"] for entry in categories}
+    assert [a.category for a in split.records[0].annotations] == [names[7], names[2]]
+    assert split.categories == (expected or {name: number for number, name in names.items()})
+    assert not split.skipped
+
+
+@pytest.mark.parametrize(
+    "entry", [{"id": 9}, {"name": "Hand"}, {"id": [1], "name": "Hand"}, {"id": 9, "name": 3}]
+)
+def test_incomplete_categories_are_counted(tmp_path, entry) -> None:
+    content = document()
+    content["categories"].append(entry)
+    split = CocoSplit.open(write(tmp_path, content))
+    assert split.categories == {"Object": 7, "Tote": 2}
+    assert split.skipped == Counter({"category entry incomplete": 1})
+
+
+def test_one_category_id_for_two_names_is_refused(tmp_path) -> None:
+    content = document()
+    content["categories"].append({"id": 7, "name": "Hand"})
+    with pytest.raises(DatasetError, match="category id 7 to both 'Object' and 'Hand'"):
+        CocoSplit.open(write(tmp_path, content))
+
+
+def test_crowd_regions_are_kept_to_be_ignored(tmp_path) -> None:
+    content = document()
+    region = {"size": [HEIGHT, WIDTH], "counts": [0, 100, HEIGHT * WIDTH - 100]}
+    content["annotations"] += [annotation(3, iscrowd=1, segmentation=region), annotation(4, iscrowd=1)]
+    split = CocoSplit.open(write(tmp_path, content))
+    assert [a.is_crowd for a in split.records[0].annotations] == [False, False, True, True]
+    assert [entry["iscrowd"] for entry in split.to_coco()["annotations"]] == [0, 0, 1, 1]
+    assert not split.skipped
+    assert split.corrected == Counter({"crowd region, to be ignored": 2, "RLE mask": 1})
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, -1, 1e308, 10**400, "x", [], [[]], {}, [[1, 2], [3, 4], [5, 6]]]
+)
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        *(("images", key) for key in ("id", "file_name", "height", "width")),
+        *(("annotations", key) for key in ("id", "image_id", "category_id", "segmentation", "iscrowd")),
+        *(("annotations", key) for key in ("instance_id", "product_id", "bbox", "area")),
+        *(("categories", key) for key in ("id", "name")),
+    ],
+)
+def test_no_value_of_a_field_stops_the_reader(tmp_path, part, key, value) -> None:
+    content = with_image()
+    content["annotations"].append(annotation(3, image=2, segmentation=[[1, 1, 9, 1, 9, 9]]))
+    content["categories"].append({"id": 9, "name": "Hand"})
+    content[part][-1][key] = value
+    assert CocoSplit.open(write(tmp_path, content)).records[0].image_id == 1
+
+
 def test_polygon_over_the_border_is_clipped(tmp_path) -> None:
     content = document()
     content["annotations"] = [annotation(1, segmentation=[[-10, -10, 20, -10, 20, 20, -10, 20]])]
@@ -184,6 +267,7 @@ def test_limit_counts_usable_images(tmp_path) -> None:
     [
         ("{", "not JSON"),
         ("[]", "JSON object"),
+        ("[" * 100_000, "not JSON"),
         ("{}", "no list of 'categories'"),
         ('{"categories": [], "images": [], "annotations": []}', "it is empty"),
         ('{"categories": [1], "images": [], "annotations": []}', "no list of 'categories'"),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from mca_perception.datasets.synth import models
 from mca_perception.datasets.synth.camera import Camera, Matrix, Pose, Sprite, rotation
 from mca_perception.datasets.synth.design import Design, make_design
-from mca_perception.datasets.synth.photos import Photo, load_photos, photo_model
+from mca_perception.datasets.synth.photos import Photo, photo_model
 from mca_perception.datasets.synth.shapes import BoxModel, Light, RoundModel, render_box, render_round
 from mca_perception.datasets.synth.sheets import SheetModel, render_sheet
 from mca_perception.datasets.synth.textures import Image
@@ -56,17 +55,32 @@ class Product:
 class Catalogue:
     """``size`` products, made on demand; the last ``cache_size`` models (textures) are kept in memory."""
 
-    def __init__(self, seed: int, size: int, photos: Sequence[Photo] = (), *, cache_size: int = 256) -> None:
+    def __init__(
+        self,
+        seed: int,
+        size: int,
+        photos: Sequence[Photo] = (),
+        photo_share: float | None = None,
+        *,
+        cache_size: int = 256,
+    ) -> None:
         """Make a catalogue of ``size`` procedural products followed by one product per photo.
 
+        ``photo_share`` of the products that :meth:`draw` returns are photos; by default all are equally likely.
+
         Raises:
-            DatasetError: size outside 0..1,000,000, or nothing in the catalogue.
+            DatasetError: size outside 0..1,000,000, nothing in the catalogue, or a share that it cannot give.
         """
         if not 0 <= size <= MAX_PRODUCTS or size + len(photos) == 0:
             raise DatasetError(
                 f"catalogue size {size}: must be 1 to {MAX_PRODUCTS:,}; choose another --products"
             )
+        if photo_share is not None and not (0 <= photo_share <= 1 and size and photos):
+            raise DatasetError(
+                f"--photo-share {photo_share:g}: must be 0 to 1, and needs both --catalog and --products above 0"
+            )
         self.seed = seed
+        self._photo_share = photo_share
         self._procedural = size
         self._photos = tuple(photos)
         self._cache: OrderedDict[int, Model] = OrderedDict()
@@ -115,9 +129,22 @@ class Catalogue:
             int(line_rng.integers(2**31)),
         )
 
-    def recipe(self) -> tuple[int, int, tuple[Photo, ...]]:
+    @property
+    def photos(self) -> tuple[Photo, ...]:
+        """Photos that products are cut out of."""
+        return self._photos
+
+    def recipe(self) -> tuple[int, int, tuple[Photo, ...], float | None]:
         """Arguments that make an equal catalogue in another process."""
-        return self.seed, self._procedural, self._photos
+        return self.seed, self._procedural, self._photos, self._photo_share
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Indices of ``count`` random products."""
+        if self._photo_share is None:
+            return [int(index) for index in rng.integers(len(self), size=count)]
+        photo = rng.random(count) < self._photo_share
+        photos = self._procedural + rng.integers(len(self._photos), size=count)
+        return [int(index) for index in np.where(photo, photos, rng.integers(self._procedural, size=count))]
 
     def model(self, product: Product) -> Model:
         """Geometry and textures of a product (cached)."""
@@ -201,16 +228,6 @@ class Catalogue:
         return Product(
             index, photo.product_id, "photo", size, float(np.prod(size)) * 0.6, description, design, 0, photo
         )
-
-
-def open_catalogue(seed: int, size: int, folder: Path | None) -> tuple[Catalogue, Counter[str]]:
-    """Catalogue with the photos of ``folder`` (if any), and why photos were refused, counted by reason.
-
-    Raises:
-        DatasetError: as :class:`Catalogue` and :func:`load_photos`.
-    """
-    photos, refused = load_photos(folder) if folder else ([], Counter[str]())
-    return Catalogue(seed, size, photos), refused
 
 
 def random_orientation(kind: str, rng: np.random.Generator, tilt: float = 0.16) -> Matrix:

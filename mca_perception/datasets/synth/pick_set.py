@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -15,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.datasets.synth import picks, writer
-from mca_perception.datasets.synth.catalogue import LINE_LENGTH, Catalogue, open_catalogue
+from mca_perception.datasets.synth.catalogue import LINE_LENGTH, Catalogue
+from mca_perception.datasets.synth.contents import SUBSETS
 from mca_perception.datasets.synth.effects import encode_jpeg
 from mca_perception.datasets.synth.polygons import trace
 from mca_perception.datasets.synth.tote_set import manifest_products
-from mca_perception.datasets.synth.totes import SUBSETS
+from mca_perception.datasets.synth.user_catalogue import SHEET_NAME, UserCatalogue, open_catalogue
 from mca_perception.errors import DatasetError
 
 SPLIT_FILE = "train-test-split.json"
@@ -52,15 +52,15 @@ class PickSettings:
         if not 0 <= self.test_fraction <= 1:
             raise DatasetError(f"--test-fraction {self.test_fraction:g}: must be 0 to 1")
 
-    def open_catalogue(self) -> tuple[Catalogue, Counter[str]]:
-        """The catalogue these settings name, and why photos were refused, counted by reason."""
+    def open_catalogue(self) -> UserCatalogue:
+        """The catalogue these settings name."""
         seed = self.seed if self.catalogue_seed is None else self.catalogue_seed
         size = max(MIN_PRODUCTS, self.count // 3) if self.products is None else self.products
         return open_catalogue(seed, size, self.catalog)
 
     def record(self, catalogue: Catalogue) -> dict[str, Any]:
         """Settings as stored beside the data."""
-        seed, products, photos = catalogue.recipe()
+        seed, products, *_ = catalogue.recipe()
         return {
             "command": "picks",
             "count": self.count,
@@ -68,7 +68,7 @@ class PickSettings:
             "products": products,
             "catalogue_seed": seed,
             "test_fraction": self.test_fraction,
-            "catalog": [photo.product_id for photo in photos],
+            "catalog": [photo.product_id for photo in catalogue.photos],
         }
 
 
@@ -185,11 +185,13 @@ def write_picks(
     """
     settings.check()
     writer.check_count("--workers", workers, writer.MAX_WORKERS)
-    catalogue, refused = settings.open_catalogue()
+    user_catalogue = settings.open_catalogue()
+    catalogue = user_catalogue.catalogue
     product_pools(catalogue.seed, len(catalogue), settings.test_fraction)
     writer.claim_folder(
-        settings.out, settings.record(catalogue), SETTINGS_FILE, {*SUBSETS, "Reference_Images"}
+        settings.out, settings.record(catalogue), SETTINGS_FILE, {*SUBSETS, "Reference_Images", SHEET_NAME}
     )
+    user_catalogue.write_sheet(settings.out)
     plans = list(plan_containers(settings))
     started = perf_counter()
     results = writer.run_parallel(
@@ -221,6 +223,6 @@ def write_picks(
         "test_picks": len(split["testset"]),
         "test_products": len(split["testset-objects"]),
         "manifest_size": round(float(np.mean(sizes)), 2),
-        **writer.photo_figures(catalogue, refused),
+        **user_catalogue.figures(),
         "picks_per_second": round(settings.count / max(elapsed, 1e-9), 2),
     }

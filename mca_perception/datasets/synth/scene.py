@@ -16,16 +16,30 @@ from mca_perception.datasets.synth.textures import Color, Field, Image
 
 
 class Canvas:
-    """RGB image under construction with the id (1-based) of the topmost sprite at every pixel."""
+    """RGB image under construction with the id (1-based) of the topmost sprite at every pixel.
 
-    def __init__(self, image: Image) -> None:
+    ``depth`` ``[H, W]`` (cm), if wanted, is that of the empty scene, and then follows the sprites.
+    """
+
+    def __init__(self, image: Image, depth: Field | None = None) -> None:
         self.image = image
+        self.depth = depth
         self.ids = np.zeros(image.shape[:2], np.uint16)
         self.full_areas: list[int] = []
         self.windows: list[tuple[slice, slice]] = []
 
-    def add(self, sprite: Sprite, shadow: tuple[float, float], spread: float, strength: float) -> None:
-        """Lay a sprite on top; its shadow falls by ``shadow`` (dx, dy) px, softened over ``spread`` px."""
+    def add(
+        self,
+        sprite: Sprite,
+        shadow: tuple[float, float],
+        spread: float,
+        strength: float,
+        depth: Field | None = None,
+    ) -> None:
+        """Lay a sprite on top; its shadow falls by ``shadow`` (dx, dy) px, softened over ``spread`` px.
+
+        ``depth`` is the sprite's own, as large as the sprite, for a canvas that has one.
+        """
         alpha = cv2.extractChannel(sprite.rgba, 3)
         self._darken(sprite, alpha, shadow, spread, strength)
         height, width = self.image.shape[:2]
@@ -40,7 +54,10 @@ class Canvas:
         inside = (slice(y0 - sprite.y, y1 - sprite.y), slice(x0 - sprite.x, x1 - sprite.x))
         color = cv2.cvtColor(sprite.rgba[inside], cv2.COLOR_RGBA2RGB)
         overlay(self.image[window], color, alpha[inside])
-        np.copyto(self.ids[window], np.uint16(len(self.full_areas)), where=alpha[inside] > 127)
+        solid = alpha[inside] > 127
+        np.copyto(self.ids[window], np.uint16(len(self.full_areas)), where=solid)
+        if self.depth is not None and depth is not None:
+            np.copyto(self.depth[window], depth[inside], where=solid)
 
     def _darken(
         self, sprite: Sprite, alpha: MatLike, shadow: tuple[float, float], spread: float, strength: float
@@ -100,8 +117,12 @@ class Bin:
         return camera.project(self.corners(self.depth, self.rim))
 
 
-def draw_bin(rng: np.random.Generator, *, other_station: bool = False) -> Bin:
-    """Random tote: mostly yellow or blue as in ARMBench; at the ``other_station`` mostly other colours."""
+def draw_bin(rng: np.random.Generator, *, other_station: bool = False, crowding: float = 0.0) -> Bin:
+    """Random tote: mostly yellow or blue as in ARMBench; at the ``other_station`` mostly other colours.
+
+    ``crowding`` 0..1 makes it up to a tenth wider and two fifths deeper.
+    """
+    wider, deeper = 1 + 0.1 * crowding, 1 + 0.4 * crowding
     shares = [0.08, 0.17, 0.25, 0.13, 0.17, 0.2] if other_station else [0.43, 0.39, 0.08, 0.04, 0.05, 0.01]
     kind = int(rng.choice(6, p=shares))
     color = (
@@ -113,9 +134,9 @@ def draw_bin(rng: np.random.Generator, *, other_station: bool = False) -> Bin:
         tx.hsv(float(rng.choice([0.0, 0.35, 0.08])), rng.uniform(0.5, 0.8), rng.uniform(0.35, 0.6)),
     )[kind]
     return Bin(
-        float(rng.uniform(44, 52)),
-        float(rng.uniform(33, 39)),
-        float(rng.uniform(15, 21)),
+        wider * float(rng.uniform(44, 52)),
+        wider * float(rng.uniform(33, 39)),
+        deeper * float(rng.uniform(15, 21)),
         float(rng.uniform(0.8, 2.5)),
         float(rng.uniform(1.4, 2.8)),
         color,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import cv2
 import numpy as np
 from cv2.typing import MatLike
+from numpy.typing import NDArray
 
 from mca_perception.datasets.synth import textures as tx
 from mca_perception.datasets.synth.camera import Camera, Pose, Sprite, Vector, bounds, project
@@ -17,6 +19,9 @@ AMBIENT = 0.5
 _SHIFT = 4
 _TABLE = 512
 _ARCSINE = np.arcsin(np.linspace(-1, 1, _TABLE)).astype(np.float32)
+_PLACES = np.linspace(0, 1, _TABLE)
+_RING = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+_RING_SINE, _RING_COSINE = np.sin(_RING), np.cos(_RING)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class BoxModel:
 
 
 # Corners in texture order (from the top left, clockwise) as signs of (x, y, z), and the outward normal.
-_FACES: dict[str, tuple[tuple[tuple[int, int, int], ...], tuple[int, int, int]]] = {
+FACES: dict[str, tuple[tuple[tuple[int, int, int], ...], tuple[int, int, int]]] = {
     "front": (((-1, -1, -1), (1, -1, -1), (1, 1, -1), (-1, 1, -1)), (0, 0, -1)),
     "back": (((1, -1, 1), (-1, -1, 1), (-1, 1, 1), (1, 1, 1)), (0, 0, 1)),
     "left": (((-1, -1, 1), (-1, -1, -1), (-1, 1, -1), (-1, 1, 1)), (-1, 0, 0)),
@@ -110,7 +115,7 @@ def render_box(model: BoxModel, pose: Pose, camera: Camera, light: Light, rng: n
     """Draw the visible faces of a cuboid."""
     half = np.asarray(model.size) / 2
     quads = []
-    for name, (signs, normal) in _FACES.items():
+    for name, (signs, normal) in FACES.items():
         corners = (np.asarray(signs) * half) @ pose.rotation.T + pose.position
         outward = pose.rotation @ np.asarray(normal, np.float64)
         if float(outward @ corners.mean(0)) < 0:
@@ -188,7 +193,7 @@ def render_round(
     model: RoundModel, pose: Pose, camera: Camera, light: Light, rng: np.random.Generator
 ) -> Sprite:
     """Draw a bottle, can or jar; its axis runs from the bottom (+y of the object) to the top (-y)."""
-    frame = _RoundFrame(model, pose, camera)
+    frame = RoundFrame(model, pose, camera)
     rings = [frame.ring(share) for share in np.linspace(0, 1, 15)]
     x, y, width, height = bounds(np.concatenate(rings))
     alpha = np.zeros((height, width), np.uint8)
@@ -201,11 +206,15 @@ def render_round(
     return Sprite(with_alpha(color, alpha), x, y)
 
 
-class _RoundFrame:
-    """Geometry of one rendering; orthographic around the object, which is small against its distance."""
+class RoundFrame:
+    """Geometry of one rendering of a body of revolution.
+
+    It is orthographic around the object, which is small against its distance.
+    """
 
     def __init__(self, model: RoundModel, pose: Pose, camera: Camera) -> None:
         self.model = model
+        self._known = np.linspace(0, 1, len(model.radii))
         view = pose.position / np.linalg.norm(pose.position)
         axis = -pose.rotation[:, 1]
         self.sine = -float(axis @ view)
@@ -225,34 +234,51 @@ class _RoundFrame:
 
     def radius(self, share: float) -> float:
         """Radius (cm) at ``share`` of the way from the top to the bottom."""
-        return float(np.interp(share, np.linspace(0, 1, len(self.model.radii)), self.model.radii))
+        return float(np.interp(share, self._known, self.model.radii))
 
+    @cached_property
     def table(self) -> tuple[Field, Field]:
         """Radius (cm) and slope of the outline at 512 places from the top to the bottom."""
-        places, known = np.linspace(0, 1, _TABLE), np.linspace(0, 1, len(self.model.radii))
-        slopes = np.gradient(self.model.radii) * (len(known) / self.model.length)
-        radii = np.maximum(np.interp(places, known, self.model.radii), 0.05)
-        leans = np.clip(np.interp(places, known, slopes), -1.5, 1.5)
+        slopes = np.gradient(self.model.radii) * (len(self._known) / self.model.length)
+        radii = np.maximum(np.interp(_PLACES, self._known, self.model.radii), 0.05)
+        leans = np.clip(np.interp(_PLACES, self._known, slopes), -1.5, 1.5)
         return radii.astype(np.float32), leans.astype(np.float32)
+
+    def shows_disc(self, share: float) -> bool:
+        """Whether the end of the body at ``share`` is worth drawing: large enough, not seen from the edge."""
+        return abs(self.sine) >= 0.08 and self.radius(share) >= 0.2
+
+    def slice_centre(self, share: float) -> Vector:
+        """Pixel of the axis at ``share`` of the way from the top to the bottom."""
+        return np.asarray(
+            self.centre + self.scale * (0.5 - share) * self.model.length * self.cosine * self.along
+        )
 
     def ring(self, share: float) -> Vector:
         """Outline ``[24, 2]`` px of the slice at ``share`` of the way from the top to the bottom."""
-        radius, angle = self.radius(share), np.linspace(0, 2 * np.pi, 24, endpoint=False)
-        along = (0.5 - share) * self.model.length * self.cosine + radius * abs(self.sine) * np.sin(angle)
-        across = radius * np.cos(angle)
+        radius = self.radius(share)
+        along = (0.5 - share) * self.model.length * self.cosine + radius * abs(self.sine) * _RING_SINE
+        across = radius * _RING_COSINE
         return np.asarray(
             self.centre + self.scale * (along[:, None] * self.along + across[:, None] * self.across)
         )
 
 
-def _round_body(frame: _RoundFrame, light: Light, x: int, y: int, width: int, height: int) -> Image:
-    """Colours of the side of a body in a pixel window; the silhouette is drawn elsewhere."""
+def round_surface(
+    frame: RoundFrame, x: int, y: int, width: int, height: int
+) -> tuple[Field, NDArray[np.int32], Field, Field]:
+    """Where on the side of a body each pixel of a window lies.
+
+    Returns:
+        Share of the way from the top to the bottom, its index in :attr:`RoundFrame.table`, the offset to the side in
+        radii (-1..1) and how much the surface faces the camera (0..1); each ``[height, width]``.
+    """
     grid_x = (np.arange(width) + x - frame.centre[0])[None] / frame.scale
     grid_y = (np.arange(height) + y - frame.centre[1])[:, None] / frame.scale
     along, across = (
         (grid_x * axis[0] + grid_y * axis[1]).astype(np.float32) for axis in (frame.along, frame.across)
     )
-    radii, leans = frame.table()
+    radii, _ = frame.table
     extent, last = np.float32(frame.model.length * max(frame.cosine, 0.2)), np.float32(_TABLE - 1)
     # Which slice a pixel shows depends on the radius of that slice under tilt: two fixed-point steps settle it.
     share = np.clip(0.5 - along / extent, 0, 1)
@@ -262,7 +288,13 @@ def _round_body(frame: _RoundFrame, light: Light, x: int, y: int, width: int, he
         share = np.clip(0.5 - (along + front * np.float32(frame.sine)) / extent, 0, 1)
     slices = (share * last).astype(np.int32)
     lateral = np.clip(across / radii[slices], -1, 1)
-    facing, lean = np.sqrt(1 - lateral * lateral), leans[slices]
+    return share, slices, lateral, np.sqrt(1 - lateral * lateral)
+
+
+def _round_body(frame: RoundFrame, light: Light, x: int, y: int, width: int, height: int) -> Image:
+    """Colours of the side of a body in a pixel window; the silhouette is drawn elsewhere."""
+    share, slices, lateral, facing = round_surface(frame, x, y, width, height)
+    lean = frame.table[1][slices]
     texture = frame.model.wrap.at(width * height * 3.0)
     tall, wide = texture.shape[:2]
     turn = _ARCSINE[((lateral + 1) * np.float32((_TABLE - 1) / 2)).astype(np.int32)] + np.float32(frame.roll)
@@ -282,16 +314,14 @@ def _round_body(frame: _RoundFrame, light: Light, x: int, y: int, width: int, he
 
 
 def _paint_disc(
-    color: Image, surface: Surface, frame: _RoundFrame, share: float, origin: tuple[int, int], light: Light
+    color: Image, surface: Surface, frame: RoundFrame, share: float, origin: tuple[int, int], light: Light
 ) -> None:
     """Draw the end of the body that faces the camera."""
     radius = frame.radius(share)
     tilt = abs(frame.sine)
-    if tilt < 0.08 or radius < 0.2:
+    if not frame.shows_disc(share):
         return
-    middle = (
-        frame.centre - origin + frame.scale * (0.5 - share) * frame.model.length * frame.cosine * frame.along
-    )
+    middle = frame.slice_centre(share) - origin
     texture = surface.at((2 * radius * frame.scale) ** 2 * tilt)
     size = texture.shape[0]
     first, second = frame.across * radius * frame.scale, frame.along * radius * frame.scale * tilt

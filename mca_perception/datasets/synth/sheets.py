@@ -7,11 +7,9 @@ displaced under tilt.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from mca_perception.datasets.synth import textures as tx
 from mca_perception.datasets.synth.camera import (
@@ -19,7 +17,6 @@ from mca_perception.datasets.synth.camera import (
     Matrix,
     Pose,
     Sprite,
-    Vector,
     bounds,
     project,
     rotation,
@@ -110,46 +107,66 @@ def render_sheet(
     model: SheetModel, pose: Pose, camera: Camera, light: Light, rng: np.random.Generator
 ) -> Sprite:
     """Draw the side of a relief that faces the camera."""
-    turned = pose.rotation
-    surface, heights = model.front, model.heights
-    if float(-turned[:, 2] @ pose.position) > 0:
-        turned, surface = turned @ rotation((0, 1, 0), np.pi), model.back
-        heights = tuple(height[:, ::-1] * np.float32(not model.flat_back) for height in heights)
-    half_w, half_h, thickness = model.size[0] / 2, model.size[1] / 2, model.size[2]
-    corners = np.array(
-        [[-half_w, -half_h, 0], [half_w, -half_h, 0], [half_w, half_h, 0], [-half_w, half_h, 0]]
-    )
-    quad = project(corners @ turned.T + pose.position, camera)
-    level = surface.level(polygon_area(quad))
-    texture, height = surface.levels[level], heights[level]
-    shaded = _shade(texture, height, model, turned, light, rng)
-    middle, raised = project(np.stack([pose.position, pose.position - turned[:, 2] * thickness]), camera)
-    lift = raised - middle
-    x, y, width, tall = bounds(np.concatenate([quad, quad + lift]), 2)
-    source = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32) * texture.shape[1::-1] - 0.5
-    inverse = cv2.getPerspectiveTransform((quad - (x, y)).astype(np.float32), source.astype(np.float32))
-    if float(np.abs(lift).max()) < 1.5:
+    frame = SheetFrame(model, pose, camera)
+    shaded = _shade(frame.texture, frame.height, model, frame.turned, light, rng)
+    if frame.flat:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return Sprite(
-            np.asarray(cv2.warpPerspective(shaded, inverse, (width, tall), flags=flags), np.uint8), x, y
+        warped = cv2.warpPerspective(shaded, frame.inverse, (frame.width, frame.tall), flags=flags)
+        return Sprite(np.asarray(warped, np.uint8), frame.x, frame.y)
+    map_x, map_y, _ = frame.displacement()
+    return Sprite(np.asarray(cv2.remap(shaded, map_x, map_y, cv2.INTER_LINEAR), np.uint8), frame.x, frame.y)
+
+
+class SheetFrame:
+    """Geometry of one rendering of a relief: the visible side, and the pixel window that it covers."""
+
+    def __init__(self, model: SheetModel, pose: Pose, camera: Camera) -> None:
+        turned = pose.rotation
+        surface, heights = model.front, model.heights
+        if float(-turned[:, 2] @ pose.position) > 0:
+            turned, surface = turned @ rotation((0, 1, 0), np.pi), model.back
+            heights = tuple(height[:, ::-1] * np.float32(not model.flat_back) for height in heights)
+        half_w, half_h, self.thickness = model.size[0] / 2, model.size[1] / 2, model.size[2]
+        corners = np.array(
+            [[-half_w, -half_h, 0], [half_w, -half_h, 0], [half_w, half_h, 0], [-half_w, half_h, 0]]
         )
-    return Sprite(_displaced(shaded, height / max(thickness, 1e-3), inverse, lift, width, tall), x, y)
+        quad = project(corners @ turned.T + pose.position, camera)
+        level = surface.level(polygon_area(quad))
+        self.turned, self.texture, self.height = turned, surface.levels[level], heights[level]
+        middle, raised = project(
+            np.stack([pose.position, pose.position - turned[:, 2] * self.thickness]), camera
+        )
+        self.lift = raised - middle
+        self.x, self.y, self.width, self.tall = bounds(np.concatenate([quad, quad + self.lift]), 2)
+        source = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32) * self.texture.shape[1::-1] - 0.5
+        self.inverse = cv2.getPerspectiveTransform(
+            (quad - (self.x, self.y)).astype(np.float32), source.astype(np.float32)
+        )
 
+    @property
+    def flat(self) -> bool:
+        """Whether the relief shifts so little in the picture that it is drawn as a plane."""
+        return float(np.abs(self.lift).max()) < 1.5
 
-def _displaced(
-    shaded: Image, relative: Field, inverse: NDArray[Any], lift: Vector, width: int, tall: int
-) -> Image:
-    """Sample the relief with each point moved by its height times ``lift`` px (two fixed-point steps)."""
-    grid_y, grid_x = np.arange(tall, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
-    raised = np.zeros((tall, width), np.float32)
-    m = inverse.astype(np.float32)
-    for step in range(3):
-        px, py = grid_x - raised * np.float32(lift[0]), grid_y - raised * np.float32(lift[1])
-        scale = 1 / (m[2, 0] * px + m[2, 1] * py + m[2, 2])
-        map_x, map_y = ((row[0] * px + row[1] * py + row[2]) * scale for row in m[:2])
-        if step < 2:
-            raised = np.asarray(cv2.remap(relative, map_x, map_y, cv2.INTER_LINEAR), np.float32)
-    return np.asarray(cv2.remap(shaded, map_x, map_y, cv2.INTER_LINEAR), np.uint8)
+    def displacement(self) -> tuple[Field, Field, Field]:
+        """Each point moved by its height times ``lift`` px (two fixed-point steps).
+
+        Returns:
+            Texture column and row that each pixel ``[tall, width]`` of the window shows, and the height there as a
+            share of the thickness.
+        """
+        grid_y = np.arange(self.tall, dtype=np.float32)[:, None]
+        grid_x = np.arange(self.width, dtype=np.float32)[None]
+        relative = self.height / max(self.thickness, 1e-3)
+        raised = np.zeros((self.tall, self.width), np.float32)
+        m = self.inverse.astype(np.float32)
+        for step in range(3):
+            px, py = grid_x - raised * np.float32(self.lift[0]), grid_y - raised * np.float32(self.lift[1])
+            scale = 1 / (m[2, 0] * px + m[2, 1] * py + m[2, 2])
+            map_x, map_y = ((row[0] * px + row[1] * py + row[2]) * scale for row in m[:2])
+            if step < 2:
+                raised = np.asarray(cv2.remap(relative, map_x, map_y, cv2.INTER_LINEAR), np.float32)
+        return map_x, map_y, raised
 
 
 def _shade(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,20 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.datasets.synth import writer
-from mca_perception.datasets.synth.catalogue import Catalogue, Product, open_catalogue
+from mca_perception.datasets.synth.catalogue import Catalogue, Product
+from mca_perception.datasets.synth.contents import MIXED, SUBSETS, ObjectRange, parse_objects
 from mca_perception.datasets.synth.effects import encode_jpeg
+from mca_perception.datasets.synth.geometry_files import FOLDERS, write_geometry
 from mca_perception.datasets.synth.polygons import trace
-from mca_perception.datasets.synth.totes import HEIGHT, MIXED, SUBSETS, WIDTH, Scene, render_scene
+from mca_perception.datasets.synth.totes import HEIGHT, WIDTH, Scene, render_scene
+from mca_perception.datasets.synth.user_catalogue import UserCatalogue, open_catalogue
 from mca_perception.errors import DatasetError
 
 SPLITS = ("train", "val", "test")
 DEFAULT_SPLIT = "train=0.7,val=0.15,test=0.15"
 OBJECT_ID, TOTE_ID = 1, 2
 CATEGORIES = [{"id": OBJECT_ID, "name": "Object"}, {"id": TOTE_ID, "name": "Tote"}]
-# Annotation ids follow from the scene number: a scene holds fewer than 64 annotations.
+# Annotation ids follow from the scene number: a scene holds at most MAX_OBJECTS = 60 objects and the tote.
 _IDS_PER_IMAGE = 64
 SMALL_AREA = WIDTH * HEIGHT / 64
 _PARTS = ".parts"
+# Fewest labels of each group in which the figures count scenes.
+_LABEL_GROUPS = {"0-4": 0, "5-9": 5, "10-14": 10, "15-25": 15, "26+": 26}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class ToteSettings:
     catalogue_seed: int | None = None
     catalog: Path | None = None
     split: str = DEFAULT_SPLIT
+    objects: str | None = None
+    depth: bool = False
+    photo_share: float | None = None
 
     def check(self) -> None:
         """Raise DatasetError for settings out of range."""
@@ -61,15 +68,19 @@ class ToteSettings:
                 f"--products {self.products}: must be 1 to {writer.MAX_COUNT:,} (0 only with --catalog)"
             )
         parse_split(self.split)
+        self.object_range()
 
-    def open_catalogue(self) -> tuple[Catalogue, Counter[str]]:
-        """The catalogue these settings name, and why photos were refused, counted by reason."""
+    def object_range(self) -> ObjectRange | None:
+        """Fewest and most objects of a scene, or ``None`` for what the subset has by default."""
+        return None if self.objects is None else parse_objects(self.objects)
+
+    def open_catalogue(self) -> UserCatalogue:
+        """The catalogue these settings name."""
         seed = self.seed if self.catalogue_seed is None else self.catalogue_seed
-        return open_catalogue(seed, self.products, self.catalog)
+        return open_catalogue(seed, self.products, self.catalog, self.photo_share)
 
     def record(self, catalogue: Catalogue) -> dict[str, Any]:
         """Settings as stored beside the data."""
-        photos = catalogue.recipe()[2]
         return {
             "command": "totes",
             "count": self.count,
@@ -78,7 +89,10 @@ class ToteSettings:
             "products": self.products,
             "catalogue_seed": catalogue.seed,
             "split": self.split,
-            "catalog": [photo.product_id for photo in photos],
+            "objects": list(self.object_range() or ()),
+            "catalog": [photo.product_id for photo in catalogue.photos],
+            **({"depth": True} if self.depth else {}),
+            **({} if self.photo_share is None else {"photo_share": self.photo_share}),
         }
 
 
@@ -120,15 +134,18 @@ def scene_name(seed: int, subset: str, index: int) -> str:
 
 
 def write_scene(settings: ToteSettings, catalogue: Catalogue, index: int) -> None:
-    """Worker task: render scene ``index`` and write its image, mask, manifest and, last, its annotations."""
+    """Worker task: render scene ``index`` and write its images, geometry, manifest and, last, its annotations."""
     folder = settings.out / settings.subset
     name = scene_name(settings.seed, settings.subset, index)
     part = folder / _PARTS / f"{name}.json"
     if part.exists():
         return
-    scene = render_scene(catalogue, settings.seed, index, settings.subset)
+    objects = settings.object_range()
+    scene = render_scene(catalogue, settings.seed, index, settings.subset, objects, depth=settings.depth)
     writer.write_bytes(folder / "images" / f"{name}.jpg", encode_jpeg(scene.image, scene.jpeg_quality))
     writer.write_bytes(folder / "masks" / f"{name}.png", writer.encode_ids(scene.instance_ids))
+    if scene.depth is not None:
+        write_geometry(folder, name, scene, scene.depth)
     products = manifest_products(
         catalogue,
         scene.contents,
@@ -191,17 +208,20 @@ def write_totes(
     """Write or continue a tote data set below ``settings.out``.
 
     Returns:
-        Figures of the finished set: scenes, labels per scene, share of small labels, occlusion, speed.
+        Figures of the finished set: scenes, labels per scene, share of scenes by number of labels, share of small
+        labels, occlusion, speed.
 
     Raises:
         DatasetError: settings out of range, or the folder holds something else.
     """
     settings.check()
     writer.check_count("--workers", workers, writer.MAX_WORKERS)
-    catalogue, refused = settings.open_catalogue()
+    user_catalogue = settings.open_catalogue()
+    catalogue = user_catalogue.catalogue
     folder = settings.out / settings.subset
     writer.claim_folder(folder, settings.record(catalogue))
-    for name in ("images", "masks", "manifests", _PARTS):
+    user_catalogue.write_sheet(settings.out)
+    for name in ("images", "masks", "manifests", _PARTS, *(FOLDERS if settings.depth else ())):
         (folder / name).mkdir(exist_ok=True)
     done = {path.stem for path in (folder / _PARTS).glob("*.json")}
     wanted = (scene_name(settings.seed, settings.subset, index) for index in range(settings.count))
@@ -213,8 +233,13 @@ def write_totes(
     references = [(str(settings.out / "Reference_Images"), index) for index in sorted(used)]
     writer.run_parallel(writer.write_references, references, len(references), catalogue, workers, progress)
     speed = round(len(missing) / elapsed, 2) if missing else 0.0
-    photos = writer.photo_figures(catalogue, refused)
-    return {"folder": str(folder), "products": len(used), **figures, **photos, "scenes_per_second": speed}
+    return {
+        "folder": str(folder),
+        "products": len(used),
+        **figures,
+        **user_catalogue.figures(),
+        "scenes_per_second": speed,
+    }
 
 
 class _CocoFile:
@@ -249,6 +274,7 @@ def _collect(settings: ToteSettings) -> tuple[dict[str, Any], set[int]]:
     used: set[int] = set()
     areas: list[int] = []
     visible: list[float] = []
+    labels: list[int] = []
     with ExitStack() as stack:
         files = {
             split: _CocoFile(stack.enter_context(writer.atomic(folder / f"{split}.json"))) for split in shares
@@ -259,18 +285,23 @@ def _collect(settings: ToteSettings) -> tuple[dict[str, Any], set[int]]:
             files[split].add(index, name, part["objects"])
             used.update(part["products"])
             labelled = [entry for entry in part["objects"] if entry["category_id"] == OBJECT_ID]
+            labels.append(len(labelled))
             areas += [entry["area"] for entry in labelled]
             visible += [entry["visible_fraction"] for entry in labelled]
         for file in files.values():
             file.close()
-    return _figures(settings.count, np.array(areas), np.array(visible)), used
+    return _figures(np.array(labels), np.array(areas), np.array(visible)), used
 
 
-def _figures(scenes: int, areas: NDArray[np.int64], visible: NDArray[np.float64]) -> dict[str, Any]:
+def _figures(
+    labels: NDArray[np.int64], areas: NDArray[np.int64], visible: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Figures from the labels of each scene, and the area (px) and visible fraction of each label."""
     figures: dict[str, Any] = {
-        "scenes": scenes,
+        "scenes": len(labels),
         "labels": len(areas),
-        "labels_per_scene": round(len(areas) / scenes, 2),
+        "labels_per_scene": round(len(areas) / len(labels), 2),
+        "scene_share_by_labels": share_by_labels(labels),
     }
     if len(areas):
         figures |= {
@@ -281,3 +312,10 @@ def _figures(scenes: int, areas: NDArray[np.int64], visible: NDArray[np.float64]
             "occluded_share": round(float((visible < 0.9).mean()), 3),
         }
     return figures
+
+
+def share_by_labels(labels: NDArray[np.int64]) -> dict[str, float]:
+    """Share of the scenes with 0-4, 5-9, 10-14, 15-25 and 26 or more labels."""
+    group = np.searchsorted(list(_LABEL_GROUPS.values()), labels, side="right") - 1
+    shares = np.bincount(group, minlength=len(_LABEL_GROUPS)) / len(labels)
+    return {name: round(float(share), 3) for name, share in zip(_LABEL_GROUPS, shares, strict=True)}

@@ -8,9 +8,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mca_perception.datasets.synth.camera import Camera, Matrix, Vector, rotation
+from mca_perception.datasets.synth.camera import Camera, Matrix, Pose, Vector, rotation
 from mca_perception.datasets.synth.catalogue import Catalogue, Product, random_orientation
-from mca_perception.datasets.synth.effects import Look, apply_look, draw_look
+from mca_perception.datasets.synth.contents import (
+    MIXED,
+    SUBSETS,
+    ZOOMED_OUT,
+    ObjectRange,
+    choose_products,
+    crowding,
+)
+from mca_perception.datasets.synth.depth import bin_depth, sprite_depth
+from mca_perception.datasets.synth.effects import apply_look, draw_look
 from mca_perception.datasets.synth.scene import (
     Bin,
     Canvas,
@@ -26,15 +35,17 @@ from mca_perception.errors import DatasetError
 WIDTH, HEIGHT = 640, 512
 MIN_VISIBLE_FRACTION = 0.15
 MIN_VISIBLE_AREA = 400
-MIXED, ZOOMED_OUT, SAME_OBJECT = "mix-object-tote", "zoomed-out-tote-transfer-set", "same-object-transfer-set"
-SUBSETS = (MIXED, ZOOMED_OUT, SAME_OBJECT)
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A labelled object: ``bbox`` = (x, y, w, h) px of the visible part, ``area`` its visible pixels."""
+    """A labelled object: ``bbox`` = (x, y, w, h) px of the visible part, ``area`` its visible pixels.
+
+    ``order`` is its place in the scene's contents, the order in which they were dropped.
+    """
 
     instance_id: int
+    order: int
     product: Product
     bbox: tuple[int, int, int, int]
     area: int
@@ -47,7 +58,8 @@ class Scene:
 
     ``instance_ids`` ``[H, W]`` holds the id of the topmost labelled object, 0 elsewhere. ``tote_mask`` and
     ``tote_polygon`` ``[N, 2]`` (px, inside the image) are the tote with its rim, whatever lies in it.
-    ``contents`` are all products dropped into the tote, seen or not.
+    ``contents`` are all products dropped into the tote, seen or not, and ``placements`` their poses in the world frame
+    (cm, see :mod:`mca_perception.datasets.synth.camera`). ``depth`` ``[H, W]``, if asked for, is in millimetres.
     """
 
     image: Image
@@ -56,10 +68,21 @@ class Scene:
     tote_polygon: Vector
     instances: list[Instance]
     contents: list[Product]
+    placements: list[Pose]
+    camera: Camera
+    depth: NDArray[np.uint16] | None
     jpeg_quality: int
 
 
-def render_scene(catalogue: Catalogue, seed: int, index: int, subset: str = MIXED) -> Scene:
+def render_scene(
+    catalogue: Catalogue,
+    seed: int,
+    index: int,
+    subset: str = MIXED,
+    objects: ObjectRange | None = None,
+    *,
+    depth: bool = False,
+) -> Scene:
     """Render scene ``index`` of a data set; depends on nothing but the arguments.
 
     Args:
@@ -67,6 +90,8 @@ def render_scene(catalogue: Catalogue, seed: int, index: int, subset: str = MIXE
         seed: seed of the data set, 0 or more.
         index: number of the scene.
         subset: one of :data:`SUBSETS`.
+        objects: fewest and most objects to drop; by default as the subset has them.
+        depth: also give the depth image.
 
     Returns:
         640 x 512 scene. Objects of which under 15 % or under 400 px are visible stay unlabelled.
@@ -77,15 +102,21 @@ def render_scene(catalogue: Catalogue, seed: int, index: int, subset: str = MIXE
     if subset not in SUBSETS:
         raise DatasetError(f"subset {subset!r}: must be one of {', '.join(SUBSETS)}")
     rng = np.random.default_rng([seed, SUBSETS.index(subset), index])
-    products = _choose_products(catalogue, rng, subset)
-    return compose(catalogue, products, rng, other_station=subset == ZOOMED_OUT)
+    products = choose_products(catalogue, rng, subset, objects)
+    return compose(catalogue, products, rng, other_station=subset == ZOOMED_OUT, depth=depth)
 
 
 def compose(
-    catalogue: Catalogue, products: list[Product], rng: np.random.Generator, *, other_station: bool = False
+    catalogue: Catalogue,
+    products: list[Product],
+    rng: np.random.Generator,
+    *,
+    other_station: bool = False,
+    depth: bool = False,
 ) -> Scene:
-    """Drop ``products`` in turn into a random tote and photograph it."""
-    tote = draw_bin(rng, other_station=other_station)
+    """Drop ``products`` in turn into a random tote, larger and deeper for crowds, and photograph it."""
+    crowded = crowding(len(products))
+    tote = draw_bin(rng, other_station=other_station, crowding=crowded)
     camera = _draw_camera(tote, rng, far=other_station)
     lamp = rotation((rng.normal(), rng.normal(), 1e-3), min(abs(rng.normal(0, 0.4)), 0.9)) @ np.array(
         [0.0, 0.0, -1.0]
@@ -95,23 +126,32 @@ def compose(
     outline = tote.outline(camera)
     _shade_ground(image, outline, rng)
     paint_bin(image, tote, camera, lamp, rng)
-    canvas = Canvas(image)
+    canvas = Canvas(image, bin_depth(tote, camera, HEIGHT, WIDTH) if depth else None)
     strength = float(rng.uniform(0.65, 1.15))
-    pile = Pile(tote, rng)
+    pile = Pile(tote, rng, crowded)
+    placements = []
     for product in products:
         orientation = random_orientation(product.kind, rng)
         position, thickness = pile.drop(product, orientation, rng)
-        sprite = catalogue.render_pose(product, camera.pose(orientation, position), camera, light, rng)
+        placements.append(Pose(orientation, position))
+        pose = camera.pose(orientation, position)
+        sprite = catalogue.render_pose(product, pose, camera, light, rng)
+        own_depth = sprite_depth(catalogue.model(product), pose, camera, sprite) if depth else None
         pixels = camera.focal / float(camera.to_camera(position)[0, 2])
         cast = (float(-lamp[0] * thickness * pixels), float(-lamp[1] * thickness * pixels))
-        canvas.add(sprite, cast, max(4.0, 0.45 * thickness * pixels), strength)
-    look = draw_look(rng)
-    return _finish(canvas, products, outline, look, rng)
+        canvas.add(sprite, cast, max(4.0, 0.45 * thickness * pixels), strength, own_depth)
+    return _finish(canvas, products, placements, camera, outline, rng)
 
 
 def _finish(
-    canvas: Canvas, products: list[Product], outline: Vector, look: Look, rng: np.random.Generator
+    canvas: Canvas,
+    products: list[Product],
+    placements: list[Pose],
+    camera: Camera,
+    outline: Vector,
+    rng: np.random.Generator,
 ) -> Scene:
+    look = draw_look(rng)
     visible = np.bincount(canvas.ids.ravel(), minlength=len(products) + 1)[1:]
     table = np.zeros(len(products) + 1, np.uint16)
     instances: list[Instance] = []
@@ -124,7 +164,7 @@ def _finish(
         rows, columns = canvas.windows[order]
         x, y, width, height = cv2.boundingRect((canvas.ids[rows, columns] == order + 1).astype(np.uint8))
         bbox = (x + columns.start, y + rows.start, width, height)
-        instances.append(Instance(len(instances) + 1, product, bbox, area, area / full))
+        instances.append(Instance(len(instances) + 1, order, product, bbox, area, area / full))
     frame = np.array([[0, 0], [WIDTH, 0], [WIDTH, HEIGHT], [0, HEIGHT]], np.float32)
     _, clipped = cv2.intersectConvexConvex(outline.astype(np.float32), frame)
     polygon = clipped[:, 0].astype(np.float64)
@@ -135,25 +175,11 @@ def _finish(
         polygon,
         instances,
         products,
+        placements,
+        camera,
+        None if canvas.depth is None else np.round(canvas.depth * 10).astype(np.uint16),
         look.jpeg_quality,
     )
-
-
-def _choose_products(catalogue: Catalogue, rng: np.random.Generator, subset: str) -> list[Product]:
-    if subset == SAME_OBJECT:
-        product = catalogue.product(int(rng.integers(len(catalogue))))
-        return [product] * int(rng.integers(2, 9))
-    count = int(rng.integers(5, 11)) if subset == ZOOMED_OUT else round(rng.triangular(3.6, 10.5, 15.4))
-    chosen: list[int] = []
-    while len(chosen) < count:
-        draw = rng.random()
-        if chosen and draw < 0.1:
-            chosen.append(chosen[int(rng.integers(len(chosen)))])
-        elif chosen and draw < 0.3:
-            chosen.append(min(chosen[-1] + 1, len(catalogue) - 1))
-        else:
-            chosen.append(int(rng.integers(len(catalogue))))
-    return [catalogue.product(int(index)) for index in rng.permutation(chosen)]
 
 
 def _draw_camera(tote: Bin, rng: np.random.Generator, *, far: bool) -> Camera:
@@ -180,7 +206,7 @@ def _shade_ground(image: Image, outline: Vector, rng: np.random.Generator) -> No
 class Pile:
     """Height map (1 cm cells) of what lies in the tote, and where the next product tends to land."""
 
-    def __init__(self, tote: Bin, rng: np.random.Generator) -> None:
+    def __init__(self, tote: Bin, rng: np.random.Generator, crowding: float = 0.0) -> None:
         self._half = np.array([tote.width / 2, tote.length / 2])
         self._origin = np.ceil(self._half).astype(int) + 8
         self._heights = np.zeros((2 * self._origin[1], 2 * self._origin[0]), np.float32)
@@ -189,7 +215,10 @@ class Pile:
         self._focus = (
             np.zeros(2) if mode < 0.6 else rng.choice([-1, 1], 2) * self._half * rng.uniform(0.2, 0.5, 2)
         )
-        self._scatter = self._half * (rng.uniform(0.55, 0.85) if mode < 0.4 else rng.uniform(0.35, 0.55))
+        scatter = rng.uniform(0.55, 0.85) if mode < 0.4 else rng.uniform(0.35, 0.55)
+        # Many objects level out: they spread to the walls and slide into the hollows.
+        self._scatter = self._half * (scatter + crowding * (0.8 - scatter))
+        self._tries = 2 + round(3 * crowding)
 
     def drop(self, product: Product, orientation: Matrix, rng: np.random.Generator) -> tuple[Vector, float]:
         """Position (world cm) of the product's centre where it comes to rest, and its thickness (cm)."""
@@ -198,9 +227,9 @@ class Pile:
         reach, half = np.abs(corners[:, :2]).max(0), float(np.abs(corners[:, 2]).max())
         room = np.maximum(self._half - reach * 0.85, 0.0)
         hull = cv2.convexHull(corners[:, :2].astype(np.float32))[:, 0]
-        spots = np.clip(self._focus + rng.normal(0, 1, (2, 2)) * self._scatter, -room, room)
+        spots = np.clip(self._focus + rng.normal(0, 1, (self._tries, 2)) * self._scatter, -room, room)
         rests = [self._rest(hull + spot) for spot in spots]
-        choice = int(rests[1][0] < rests[0][0])
+        choice = min(range(self._tries), key=lambda number: rests[number][0])
         base, mask = rests[choice]
         base = min(base, max(self._depth - half, 0.5 * self._depth))
         self._heights[mask] = np.maximum(self._heights[mask], base + 1.7 * half)
@@ -215,4 +244,4 @@ class Pile:
         return 0.75 * upper_quartile, inside
 
 
-__all__ = ["HEIGHT", "SUBSETS", "WIDTH", "Instance", "Scene", "compose", "render_scene"]
+__all__ = ["HEIGHT", "WIDTH", "Instance", "Scene", "compose", "render_scene"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -23,7 +22,8 @@ from mca_perception.datasets.synth.photos import Photo
 from mca_perception.datasets.synth.textures import Image
 from mca_perception.errors import DatasetError
 
-FORMAT = 1
+# Raised when equal settings begin to give other bytes, so that no set continues with another generator.
+FORMAT = 2
 MAX_COUNT = 1_000_000
 MAX_WORKERS = 256
 MAX_REFERENCES = 6
@@ -123,10 +123,10 @@ def claim_folder(
 _worker_catalogue: Catalogue | None = None
 
 
-def _start_worker(seed: int, size: int, photos: tuple[Photo, ...]) -> None:
+def _start_worker(seed: int, size: int, photos: tuple[Photo, ...], photo_share: float | None) -> None:
     global _worker_catalogue
     cv2.setNumThreads(1)
-    _worker_catalogue = Catalogue(seed, size, photos)
+    _worker_catalogue = Catalogue(seed, size, photos, photo_share)
 
 
 def _work(task: Callable[[Catalogue, Any], Result], items: list[Any]) -> list[Result]:
@@ -171,12 +171,6 @@ def run_parallel(
             if progress:
                 progress(len(results), total)
     return results
-
-
-def photo_figures(catalogue: Catalogue, refused: Counter[str]) -> dict[str, Any]:
-    """Used and refused photos of a catalogue; nothing when it has none."""
-    photos = len(catalogue.recipe()[2])
-    return {"photos": photos, "photos_refused": dict(sorted(refused.items()))} if photos else {}
 
 
 def reference_count(catalogue: Catalogue, product: Product) -> int:

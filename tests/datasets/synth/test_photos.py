@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mca_perception.datasets.synth.catalogue import Catalogue
-from mca_perception.datasets.synth.photos import cut_out, load_photos
+from mca_perception.datasets.synth.photos import load_photos
 from mca_perception.datasets.synth.tote_set import ToteSettings, write_totes
 from mca_perception.errors import DatasetError
 
@@ -25,38 +25,6 @@ def save(path: Path, image: NDArray[np.uint8]) -> None:
     assert cv2.imwrite(str(path), cv2.cvtColor(image, code))
 
 
-@pytest.mark.parametrize(
-    ("background", "pack"), [(255, (200, 40, 30)), (230, (20, 20, 20)), (255, (246, 247, 246))]
-)
-def test_cut_out_keeps_the_pack_and_its_window(background: int, pack: tuple[int, int, int]) -> None:
-    rgba = cut_out(pack_shot(background, pack))
-    solid = rgba[:, :, 3] > 127
-    slack = 18 if min(pack) > 240 else 4
-    assert abs(rgba.shape[1] - 105) <= slack
-    assert abs(rgba.shape[0] - 135) <= slack
-    assert solid[solid.shape[0] // 2, solid.shape[1] // 2]
-    assert solid.mean() > 0.9
-
-
-def test_alpha_channel_is_trusted() -> None:
-    image = np.dstack([pack_shot(), np.zeros((220, 180), np.uint8)])
-    image[60:100, 50:90, 3] = 255
-    assert cut_out(image).shape == (44, 44, 4)
-
-
-@pytest.mark.parametrize(
-    ("image", "reason"),
-    [
-        (np.random.default_rng(0).integers(0, 255, (90, 90, 3)).astype(np.uint8), "background not plain"),
-        (np.full((90, 90, 3), 255, np.uint8), "no foreground"),
-        (np.full((10, 90, 3), 255, np.uint8), "smaller than 24 px"),
-    ],
-)
-def test_unusable_photo_is_refused_with_its_reason(image: NDArray[np.uint8], reason: str) -> None:
-    with pytest.raises(DatasetError, match=reason):
-        cut_out(image)
-
-
 def test_photos_are_found_recursively_and_refusals_counted(tmp_path: Path) -> None:
     save(tmp_path / "000123.png", pack_shot())
     save(tmp_path / "a" / "tea.jpg", pack_shot())
@@ -66,10 +34,10 @@ def test_photos_are_found_recursively_and_refusals_counted(tmp_path: Path) -> No
     save(tmp_path / "...jpg", pack_shot())
     photos, refused = load_photos(tmp_path)
     assert [photo.product_id for photo in photos] == ["000123", "a_tea", "b_tea"]
-    assert refused == {
-        "not a readable image": 1,
-        "no foreground found": 1,
-        "name is hidden or already taken": 1,
+    assert {path.name: reason for path, reason in refused.items()} == {
+        "broken.jpg": "not a readable image",
+        "blank.jpg": "no foreground found",
+        "...jpg": "name is hidden or already taken",
     }
 
 
@@ -91,13 +59,54 @@ def test_photos_stand_beside_procedural_products(tmp_path: Path) -> None:
     assert len(names) > 1
 
 
+def test_sheet_shows_photos_cut_outs_and_refusals(tmp_path: Path) -> None:
+    save(tmp_path / "photos" / "tea.png", pack_shot())
+    save(tmp_path / "photos" / "blank.jpg", np.full((90, 90, 3), 255, np.uint8))
+    settings = ToteSettings(tmp_path / "out", 1, seed=1, products=0, catalog=tmp_path / "photos")
+    figures = write_totes(settings, workers=1)
+    assert (figures["photos"], figures["photos_refused"]) == (1, {"no foreground found": 1})
+    sheet = cv2.imread(str(tmp_path / "out" / "catalogue_sheet.jpg"))
+    refused, used = (sheet[:, start : start + 300].reshape(-1, 3).astype(int) for start in (0, 300))
+    behind = [(np.abs(tile - (90, 160, 70)).max(1) < 30).mean() for tile in (refused, used)]
+    red_text = [((tile[:, 2] - tile[:, 1]) > 80).mean() for tile in (refused, used)]
+    assert behind[0] == 0
+    assert behind[1] > 0.005
+    assert 0 < red_text[0] < 0.02 < red_text[1]
+
+
+def test_no_sheet_without_photos(tmp_path: Path) -> None:
+    write_totes(ToteSettings(tmp_path, 1, seed=1, products=3), workers=1)
+    assert not (tmp_path / "catalogue_sheet.jpg").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.9, 1.0])
+def test_share_of_photos_is_kept(tmp_path: Path, share: float) -> None:
+    save(tmp_path / "tea.png", pack_shot())
+    photos, _ = load_photos(tmp_path)
+    drawn = np.array(Catalogue(1, 50, photos, share).draw(np.random.default_rng(0), 3000))
+    assert (drawn == 50).mean() == pytest.approx(share, abs=0.03)
+    assert len(np.unique(drawn)) == (1 if share == 1 else 51 if share else 50)
+
+
+@pytest.mark.parametrize(("share", "products", "catalog"), [(1.5, 4, True), (0.5, 0, True), (0.5, 4, False)])
+def test_share_that_cannot_be_given_is_refused(
+    tmp_path: Path, share: float, products: int, catalog: bool
+) -> None:
+    save(tmp_path / "photos" / "tea.png", pack_shot())
+    folder = tmp_path / "photos" if catalog else None
+    settings = ToteSettings(tmp_path / "out", 1, 1, products=products, catalog=folder, photo_share=share)
+    with pytest.raises(DatasetError, match=r"--p"):
+        write_totes(settings, workers=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_catalogue_of_photos_alone(shared_data: Path) -> None:
     folder = shared_data / "grocery" / "iconic-images-and-descriptions"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
     photos, refused = load_photos(folder)
     assert len(photos) >= 75
-    assert sum(refused.values()) <= 6
+    assert len(refused) <= 6
     catalogue = Catalogue(0, 0, photos)
     sprite = catalogue.render(catalogue.product(0), np.random.default_rng(0), 120)
     assert (sprite[:, :, 3] > 127).mean() > 0.3

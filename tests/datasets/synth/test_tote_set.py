@@ -8,7 +8,13 @@ import pytest
 from pycocotools.coco import COCO
 
 from mca_perception.datasets.coco import CocoSplit
-from mca_perception.datasets.synth.tote_set import ToteSettings, assign_splits, parse_split, write_totes
+from mca_perception.datasets.synth.tote_set import (
+    ToteSettings,
+    assign_splits,
+    parse_split,
+    share_by_labels,
+    write_totes,
+)
 from mca_perception.errors import DatasetError
 
 ToteSet = tuple[Path, dict[str, Any]]
@@ -77,7 +83,7 @@ def test_scenes_are_full_and_cluttered(tote_set: ToteSet) -> None:
     assert figures["labels_per_scene"] >= 7
     assert figures["mean_occluded"] > 0.12
     assert figures["occluded_share"] > 0.3
-    assert 0.1 < figures["small_share"] < 0.4
+    assert 0.2 < figures["small_share"] < 0.5
     assert 0.08 < figures["largest_share"] < 0.3
 
 
@@ -164,6 +170,8 @@ def test_quotas_of_the_splits_are_exact() -> None:
         ({"subset": "mixed"}, "mix-object-tote"),
         ({"products": 0}, "--products 0"),
         ({"products": 2_000_000}, "--products 2000000"),
+        ({"objects": "0-5"}, "--objects '0-5'"),
+        ({"objects": "many"}, "--objects 'many'"),
         ({"split": "train=0.5"}, "sum to 0.5"),
         ({"split": "train=0.5,train=0.5"}, "not usable"),
         ({"split": "holdout"}, "not usable"),
@@ -184,3 +192,27 @@ def test_bad_settings_are_refused_before_anything_is_written(
 def test_number_of_workers_is_bounded(tmp_path: Path, workers: int) -> None:
     with pytest.raises(DatasetError, match="--workers"):
         write_totes(ToteSettings(tmp_path / "new", 1, seed=1), workers)
+
+
+def test_fullest_totes_have_unique_annotation_ids(tmp_path: Path) -> None:
+    figures = write_totes(ToteSettings(tmp_path, 2, 1, products=12, split="test", objects="60"), workers=1)
+    folder = tmp_path / "mix-object-tote"
+    ids = [entry["id"] for entry in json.loads((folder / "test.json").read_text())["annotations"]]
+    assert len(set(ids)) == len(ids) == figures["labels"] + 2
+    assert figures["labels_per_scene"] > 30
+    assert figures["scene_share_by_labels"]["26+"] == 1
+    with pytest.raises(DatasetError, match=r"other settings \(objects"):
+        write_totes(ToteSettings(tmp_path, 2, 1, products=12, split="test"), workers=1)
+
+
+def test_scenes_are_counted_by_their_number_of_labels() -> None:
+    assert share_by_labels(np.array([0, 4, 5, 9, 10, 14, 15, 25, 26, 60])) == dict.fromkeys(
+        ("0-4", "5-9", "10-14", "15-25", "26+"), 0.2
+    )
+
+
+@pytest.mark.parametrize("change", [{"depth": True}, {"objects": "3"}])
+def test_other_options_in_the_same_folder_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_totes(ToteSettings(tmp_path, 1, seed=8, products=4), workers=1)
+    with pytest.raises(DatasetError, match=rf"other settings \({next(iter(change))}\)"):
+        write_totes(ToteSettings(tmp_path, 1, seed=8, products=4, **change), workers=1)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from mca_perception.datasets.synth.catalogue import Catalogue
-from mca_perception.datasets.synth.totes import SUBSETS, Scene, render_scene
+from mca_perception.datasets.synth.contents import SUBSETS
+from mca_perception.datasets.synth.totes import Scene, render_scene
 from mca_perception.errors import DatasetError
 
 CATALOGUE = Catalogue(2, 60)
@@ -40,15 +41,21 @@ def test_instances_agree_with_the_id_image(scenes: dict[str, list[Scene]], subse
 
 def test_subsets_differ_as_described(scenes: dict[str, list[Scene]]) -> None:
     mixed, far, same = (scenes[subset] for subset in SUBSETS)
-    assert all(4 <= len(scene.contents) <= 16 for scene in mixed)
-    assert all(5 <= len(scene.contents) <= 10 for scene in far)
-    assert all(2 <= len(scene.contents) <= 8 for scene in same)
+    assert all(2 <= len(scene.contents) <= 40 for scene in mixed)
+    assert all(2 <= len(scene.contents) <= 24 for scene in far)
+    assert all(2 <= len(scene.contents) <= 16 for scene in same)
     assert all(len({product.product_id for product in scene.contents}) == 1 for scene in same)
     tote_share = [np.mean([scene.tote_mask.mean() for scene in group]) for group in (mixed, far)]
     assert tote_share[0] > 0.75
     assert tote_share[1] < 0.6
-    median = [np.median([i.area for scene in group for i in scene.instances]) for group in (mixed, far)]
-    assert median[1] < 0.6 * median[0]
+
+
+def test_objects_look_smaller_from_further_away() -> None:
+    areas = [
+        [i.area for index in range(5) for i in render_scene(CATALOGUE, 4, index, subset, (7, 9)).instances]
+        for subset in SUBSETS[:2]
+    ]
+    assert np.median(areas[1]) < 0.6 * np.median(areas[0])
 
 
 def test_tote_polygon_lies_in_the_image(scenes: dict[str, list[Scene]]) -> None:
@@ -61,3 +68,11 @@ def test_tote_polygon_lies_in_the_image(scenes: dict[str, list[Scene]]) -> None:
 def test_unknown_subset_is_refused() -> None:
     with pytest.raises(DatasetError, match="must be one of mix-object-tote"):
         render_scene(CATALOGUE, 0, 0, "mixed")
+
+
+def test_crowds_keep_more_than_26_objects_visible() -> None:
+    scenes = [render_scene(CATALOGUE, 4, index, objects=(33, 40)) for index in range(5)]
+    assert all(33 <= len(scene.contents) <= 40 for scene in scenes)
+    assert np.median([len(scene.instances) for scene in scenes]) > 26
+    visible = [instance.visible_fraction for scene in scenes for instance in scene.instances]
+    assert 0.15 < 1 - np.mean(visible) < 0.45
