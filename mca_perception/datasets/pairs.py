@@ -7,8 +7,8 @@ An *item* has images and texts that all match each other. Ids are strings throug
   with an image or a text alone serve training on images or texts alone.
 * ARMBench's identification layout, as ``mca synth picks`` writes it: reference images with the description that a
   container's manifest gives the product; ``split`` is ``train`` or ``test`` after the split file's lists of objects.
-* Grocery Store Dataset (Klasson et al., WACV 2019): the iconic image and the description of every class in
-  ``classes.csv``.
+* Grocery Store Dataset (Klasson et al., WACV 2019): the description of every class in ``classes.csv`` with its iconic
+  image (split ``iconic``) and with each of its photos in ``train.txt``, ``val.txt`` and ``test.txt`` (split by file).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = ["MAX_TEXT_CHARACTERS", "PAIRS", "Item", "PairIndex", "read_pairs"]
 
 PAIRS = "pairs.jsonl"
 CLASSES = "classes.csv"
+PHOTO_SPLITS = ("train", "val", "test")
 MAX_LINE_BYTES = 1_000_000
 MAX_TEXT_CHARACTERS = 20_000
 MAX_LINES = 100_000_000
@@ -220,12 +221,9 @@ def _read_picks(root: Path, skipped: Counter[str]) -> dict[str, _Collected]:
 
 def _read_classes(root: Path, skipped: Counter[str]) -> dict[str, _Collected]:
     items: dict[str, _Collected] = {}
+    descriptions: dict[str, str] = {}
     resolved = root.resolve()
-    try:
-        rows = list(csv.reader((root / CLASSES).read_text(encoding="utf-8").splitlines()))[1:]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{root / CLASSES} cannot be read ({error}); check the file") from error
-    for row in rows:
+    for row in _rows(root / CLASSES)[1:]:
         if len(row) < 6:
             skipped["row without image and description"] += 1
             continue
@@ -237,5 +235,24 @@ def _read_classes(root: Path, skipped: Counter[str]) -> dict[str, _Collected]:
         except _UnusableError as reason:
             skipped[str(reason)] += 1
             continue
-        items[row[0]] = _Collected({image: None}, {text: None})
+        items[row[0]] = _Collected({image: None}, {text: None}, "iconic")
+        descriptions[row[1].strip()] = text
+    for split in PHOTO_SPLITS:
+        for row in _rows(root / f"{split}.txt") if (root / f"{split}.txt").is_file() else ():
+            try:
+                photo = _confined(resolved, row[0])
+            except _UnusableError as reason:
+                skipped[str(reason)] += 1
+                continue
+            if len(row) < 2 or row[1].strip() not in descriptions:
+                skipped["photo of a class without a description"] += 1
+                continue
+            items[row[0]] = _Collected({photo: None}, {descriptions[row[1].strip()]: None}, split)
     return items
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        return [row for row in csv.reader(path.read_text(encoding="utf-8").splitlines()) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} cannot be read ({error}); check the file") from error

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mca_perception.backbone.blocks import layer_norm
-
 
 @dataclass(frozen=True)
 class IdentificationConfig:
@@ -33,7 +31,7 @@ class IdentificationHead(nn.Module):
     def __init__(self, embed_dim: int, config: IdentificationConfig) -> None:
         super().__init__()
         self.config = config
-        self.norm = layer_norm(embed_dim)
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-5)
         self.project = nn.Linear(embed_dim, config.embedding_dim, bias=False)
         nn.init.trunc_normal_(self.project.weight, std=embed_dim**-0.5)
 

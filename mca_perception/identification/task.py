@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mca_perception.backbone import normalise
+from mca_perception.backbone import Backbone, normalise
+from mca_perception.contrastive.info_nce import InfoNCE
 from mca_perception.datasets.armbench import read_identification
 from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
 from mca_perception.errors import DatasetError
 from mca_perception.identification.data import ContainerSampler, Pair, PairDataset
 from mca_perception.identification.evaluation import Query, ReferenceSet, rank_queries
-from mca_perception.identification.losses import InfoNCE
 from mca_perception.identification.model import IdentificationConfig, IdentificationHead
 from mca_perception.identification.recipe import IdentificationRecipe
 
@@ -62,6 +62,7 @@ class IdentificationTask:
                 "add picks or lower identification.batch_size"
             )
         self.index = index
+        self.skipped = {"train": index.skipped}
         self.dataset = PairDataset(index, train, crop_size=recipe.crop_size, margin=recipe.margin)
 
     def batches(self, seed: int) -> Iterable[Pair]:
@@ -77,17 +78,17 @@ class IdentificationTask:
             generator=generator,
         )
 
-    def losses(self, backbone: nn.Module, batch: Pair, device: torch.device) -> dict[str, Tensor]:
+    def losses(self, backbone: Backbone, batch: Pair, device: torch.device) -> dict[str, Tensor]:
         """Symmetric InfoNCE of a batch of query / reference pairs."""
-        crops = normalise(torch.cat([batch.query, batch.reference]), device)
-        queries, references = self.head(backbone(crops)).chunk(2)
+        crops = normalise(torch.cat([batch.query, batch.reference]), device, backbone.normalisation)
+        queries, references = self.head(backbone(crops)["encoder_out"]).chunk(2)
         with torch.autocast(device.type, enabled=False):
             return {
                 "info_nce": self.head.loss(queries, references, torch.as_tensor(batch.product).to(device))
             }
 
     @torch.inference_mode()
-    def validate(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+    def validate(self, backbone: Backbone, device: torch.device) -> dict[str, float]:
         """Recall@1 of the held-out picks within their container, one view, best reference per product."""
         products = sorted(
             {name for pick in self.validation for name in pick.container if self.index.references.get(name)}
@@ -104,9 +105,13 @@ class IdentificationTask:
         ranked = rank_queries(queries, ReferenceSet.from_products(references))
         return {"recall@1": sum(result.rank == 1 for result in ranked) / max(1, len(ranked))}
 
-    def _embed(self, backbone: nn.Module, crops: list[np.ndarray], device: torch.device) -> np.ndarray:
+    def _embed(self, backbone: Backbone, crops: list[np.ndarray], device: torch.device) -> np.ndarray:
         parts = []
         for start in range(0, len(crops), 128):
             batch = torch.from_numpy(np.stack(crops[start : start + 128]).transpose(0, 3, 1, 2).copy())
-            parts.append(self.head(backbone(normalise(batch, device))).cpu().numpy())
+            parts.append(
+                self.head(backbone(normalise(batch, device, backbone.normalisation))["encoder_out"])
+                .cpu()
+                .numpy()
+            )
         return np.concatenate(parts)

@@ -14,6 +14,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.export import Dim
 
+from mca_perception.backbone import Backbone
+from mca_perception.backbone.adapters import plain_key
 from mca_perception.deploy.bundle import ModelBundle, write_bundle
 from mca_perception.deploy.export import export_graph, largest_difference
 from mca_perception.errors import RecipeError
@@ -27,6 +29,19 @@ from mca_perception.training.run import RECIPE, load_run, read_log
 TOLERANCE = 1e-3
 MAX_BATCH = 256
 DEFAULT_THRESHOLD = 0.4
+# Heads that no deployed model has a use for.
+TRAINING_ONLY = "heads.pretraining."
+
+
+class _Features(nn.Module):
+    """A backbone as the graph sees it: images in, token states out."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone(images)["encoder_out"]
 
 
 class _Predict(nn.Module):
@@ -44,9 +59,11 @@ def bundle_run(run: Path, directory: Path, *, version: str) -> ModelBundle:
     """Export a finished training run; the score threshold is chosen on the recipe's validation split.
 
     Raises:
-        RecipeError: the run is not finished, or a graph does not reproduce the model.
+        RecipeError: the run is not finished, its backbone reads no images, or a graph does not reproduce the model.
     """
     recipe, model, tasks, log = load_run(run)
+    if "vision" not in model.backbone.modalities:
+        raise RecipeError(f"{run} trained a backbone without vision: a bundle's graphs start from images")
     first_stage = load_recipe(run / RECIPE).init_from
     round_to_half(model)
     validation = validate(model, tasks, torch.device("cpu"))
@@ -115,7 +132,13 @@ def write_model_bundle(
         files: dict[str, str | Path | bytes] = {
             entry["file"]: Path(folder) / entry["file"] for entry in graphs.values()
         }
-        files["weights.safetensors"] = save({k: v.half().contiguous() for k, v in model.state_dict().items()})
+        files["weights.safetensors"] = save(
+            {
+                plain_key(name): tensor.half().contiguous()
+                for name, tensor in model.state_dict().items()
+                if not name.startswith(TRAINING_ONLY)
+            }
+        )
         fields = _manifest_fields(recipe, model, version, score_threshold, calibrated_on)
         fields["graphs"] = graphs
         fields["training"] = {
@@ -139,10 +162,15 @@ def _export_graphs(
     images = torch.rand(2, 3, height, width) * 2 - 1
     sides = {2: patch * Dim("rows", min=2, max=128), 3: patch * Dim("columns", min=2, max=128)}
     jobs: dict[str, tuple[nn.Module, dict[str, Tensor], list[str], dict[str, Any]]] = {
-        "backbone": (model.backbone, {"images": images}, ["features"], {"images": {0: batch, **sides}})
+        "backbone": (
+            _Features(model.backbone),
+            {"images": images},
+            ["features"],
+            {"images": {0: batch, **sides}},
+        )
     }
     with torch.inference_mode():
-        features = model.backbone(images).clone()
+        features = model.backbone(images)["encoder_out"].clone()
     if recipe.segmentation is not None:
         jobs["segmentation"] = (
             _Predict(model.heads["segmentation"]),
@@ -187,7 +215,7 @@ def _embedding_head(model: PerceptionModel) -> nn.Module:
 def _manifest_fields(
     recipe: Recipe, model: PerceptionModel, version: str, score_threshold: float, calibrated_on: str
 ) -> dict[str, Any]:
-    config = model.backbone.config
+    backbone = model.backbone
     fields: dict[str, Any] = {
         "name": recipe.name,
         "version": version,
@@ -195,13 +223,19 @@ def _manifest_fields(
         "licence": "Apache-2.0",
         "backbone": {
             "name": recipe.backbone.name,
-            "img_size": config.img_size,
-            "patch_size": config.patch_size,
-            "embed_dim": config.embed_dim,
+            "img_size": backbone.img_size,
+            "patch_size": backbone.patch_size,
+            "embed_dim": backbone.embed_dim,
             "parameters": sum(parameter.numel() for parameter in model.backbone.parameters()),
         },
-        "preprocessing": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "channel_order": "RGB"},
+        "preprocessing": {
+            "mean": list(backbone.normalisation.mean),
+            "std": list(backbone.normalisation.std),
+            "channel_order": "RGB",
+        },
     }
+    if recipe.adapter is not None:
+        fields["backbone"]["adapter"] = recipe.adapter.model_dump(mode="json")
     if (segmentation := recipe.segmentation) is not None:
         fields["segmentation"] = {
             "input_size": list(segmentation.input_size),

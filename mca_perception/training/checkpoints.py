@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mca_perception.backbone.adapters import plain_key
 from mca_perception.errors import RecipeError
 from mca_perception.training.schedule import WeightAverage
 
@@ -66,11 +67,12 @@ def load_training_state(
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's weights as safetensors, atomically."""
+    """Write a model's weights as safetensors, atomically; layers wrapped for LoRA under their plain names."""
     temporary = path.with_suffix(".tmp")
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary
-    )
+    tensors = {
+        plain_key(name): tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
+    save_file(tensors, temporary)
     temporary.replace(path)
 
 
@@ -84,9 +86,9 @@ def load_shared_weights(path: Path, model: nn.Module) -> list[str]:
         raise RecipeError(f"init_from: {path} does not exist; train that recipe first")
     stored, target = load_file(path), model.state_dict()
     shared = {
-        name: tensor
-        for name, tensor in stored.items()
-        if name in target and target[name].shape == tensor.shape
+        name: stored[plain_key(name)]
+        for name, tensor in target.items()
+        if plain_key(name) in stored and stored[plain_key(name)].shape == tensor.shape
     }
     if not shared:
         raise RecipeError(f"init_from: {path} shares no weights with this recipe's model")

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from mca_perception.backbone import Backbone
+from mca_perception.backbone.adapters import trainable_report
 from mca_perception.errors import RecipeError
 from mca_perception.training.checkpoints import (
     WEIGHTS,
@@ -75,6 +77,7 @@ def train(
     torch.manual_seed(recipe.seed)
     device = select_device(recipe.device)
     model.to(device).train()
+    console.print(str(trainable_report(model)), highlight=False)
     state, average = TrainingState(), WeightAverage(model, recipe.optimiser.ema_decay)
     groups = parameter_groups(model, recipe.optimiser.weight_decay)
     optimiser = torch.optim.AdamW(groups, lr=recipe.optimiser.lr, betas=recipe.optimiser.betas)
@@ -82,7 +85,9 @@ def train(
     if resume and checkpoint.is_file():
         state = load_training_state(checkpoint, model, average, optimiser)
         console.print(f"resumed at step {state.step} after {state.minutes:.1f} min")
-    backbone: nn.Module = torch.compile(model.backbone, dynamic=False) if recipe.compile else model.backbone  # type: ignore[assignment]
+    backbone = model.backbone
+    if recipe.compile:
+        backbone = cast(Backbone, torch.compile(backbone, dynamic=False))
     sources = {task.name: EndlessBatches(task, recipe.seed, first_epoch=state.step) for task in tasks}
     run = _Run(recipe, model, backbone, tasks, sources, optimiser, average, device, out)
     with _stop_requests() as stop:
@@ -112,7 +117,7 @@ class _Run:
         self,
         recipe: Recipe,
         model: PerceptionModel,
-        backbone: nn.Module,
+        backbone: Backbone,
         tasks: list[Task],
         sources: dict[str, EndlessBatches],
         optimiser: torch.optim.Optimizer,

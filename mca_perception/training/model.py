@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from torch import nn
 
-from mca_perception.backbone import BEiT3, create_backbone, load_checkpoint
+from mca_perception.backbone import Backbone, create_backbone, load_checkpoint
+from mca_perception.backbone.adapters import freeze_backbone, inject
 from mca_perception.identification.task import IdentificationTask
-from mca_perception.segmentation.task import SegmentationTask
+from mca_perception.pretraining.model import freeze_other_parts, initialise
+from mca_perception.pretraining.task import PretrainingTask
+from mca_perception.segmentation.heads import create_task
 from mca_perception.training.checkpoints import WEIGHTS, load_shared_weights
 from mca_perception.training.recipe import Recipe
 from mca_perception.training.task import Task
@@ -15,7 +19,7 @@ from mca_perception.training.task import Task
 class PerceptionModel(nn.Module):
     """One backbone, one head per task; state-dict keys are ``backbone.*`` and ``heads.<task>.*``."""
 
-    def __init__(self, backbone: BEiT3, heads: dict[str, nn.Module]) -> None:
+    def __init__(self, backbone: Backbone, heads: dict[str, nn.Module]) -> None:
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
@@ -24,14 +28,29 @@ class PerceptionModel(nn.Module):
 def build(recipe: Recipe) -> tuple[PerceptionModel, list[Task]]:
     """Model with fresh (or the recipe's checkpoint's) weights, and its tasks with their data opened."""
     section = recipe.backbone
-    backbone = create_backbone(section.name, img_size=section.img_size, drop_path_rate=section.drop_path_rate)
+    backbone = create_backbone(
+        section.name,
+        img_size=section.img_size,
+        modalities=section.modalities,
+        drop_path_rate=section.drop_path_rate,
+    )
+    if recipe.pretraining is not None:
+        initialise(backbone, recipe.pretraining)
     if section.checkpoint is not None:
-        load_checkpoint(backbone, section.checkpoint)
+        report = load_checkpoint(backbone, section.checkpoint)
+        Console(stderr=True).print(f"{section.checkpoint}: {report.summary()}", highlight=False, markup=False)
+    if section.freeze:
+        freeze_backbone(backbone)
+    if recipe.adapter is not None:
+        inject(backbone, recipe.adapter)
     tasks: list[Task] = []
     if recipe.segmentation is not None:
-        tasks.append(SegmentationTask(recipe.segmentation, backbone.embed_dim, recipe.seed))
+        tasks.append(create_task(recipe.segmentation, backbone.embed_dim, recipe.seed))
     if recipe.identification is not None:
         tasks.append(IdentificationTask(recipe.identification, backbone.embed_dim, recipe.seed))
+    if recipe.pretraining is not None:
+        tasks.append(PretrainingTask(recipe.pretraining, backbone, recipe.seed))
+        freeze_other_parts(backbone, recipe.pretraining.trainable)
     model = PerceptionModel(backbone, {task.name: task.head for task in tasks})
     if recipe.init_from is not None:
         load_shared_weights(recipe.init_from / WEIGHTS, model)

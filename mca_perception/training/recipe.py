@@ -13,11 +13,14 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
+from mca_perception.backbone.adapters import AdapterConfig
 from mca_perception.errors import RecipeError
 from mca_perception.identification.recipe import IdentificationRecipe
+from mca_perception.pretraining.recipe import PretrainingRecipe
 from mca_perception.segmentation.recipe import SegmentationRecipe
 
 
@@ -32,8 +35,10 @@ class BackboneSection(Section):
 
     name: str
     img_size: PositiveInt = 224
+    modalities: tuple[Literal["vision", "text"], ...] = ("vision",)
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
     checkpoint: Path | None = None
+    freeze: bool = False
 
 
 class OptimiserSection(Section):
@@ -69,6 +74,9 @@ class Recipe(Section):
 
     ``init_from`` names the folder of an earlier run: its averaged weights are where this run starts, for every part
     that the two models share.
+
+    ``adapter`` (``multiway``, ``lora``, a mapping with their settings, or ``none``) freezes the backbone and trains
+    that beside the heads.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
@@ -76,18 +84,29 @@ class Recipe(Section):
     seed: int = 0
     init_from: Path | None = None
     backbone: BackboneSection
+    adapter: AdapterConfig | None = None
     segmentation: SegmentationRecipe | None = None
     identification: IdentificationRecipe | None = None
+    pretraining: PretrainingRecipe | None = None
     optimiser: OptimiserSection = OptimiserSection()
     budget: BudgetSection
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     device: str = "auto"
 
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _adapter_by_name(cls, value: Any) -> Any:
+        if value == "none":
+            return None
+        return {"kind": value} if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _has_task(self) -> Recipe:
-        if self.segmentation is None and self.identification is None:
-            raise ValueError("name at least one task: segmentation, identification")
+        if self.segmentation is None and self.identification is None and self.pretraining is None:
+            raise ValueError("name at least one task: segmentation, identification, pretraining")
+        if self.pretraining is not None:
+            self.pretraining.check_modalities(self.backbone.modalities)
         return self
 
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import yaml
 
+from mca_perception.backbone.adapters import active_adapter, save_adapter
 from mca_perception.errors import RecipeError
 from mca_perception.training.checkpoints import WEIGHTS, TrainingState, load_shared_weights
-from mca_perception.training.loop import LOG, train
+from mca_perception.training.loop import LOG, console, train
 from mca_perception.training.model import PerceptionModel, build
 from mca_perception.training.recipe import Recipe, load_recipe
 from mca_perception.training.task import Task
 
 RECIPE = "recipe.yaml"
+ADAPTER = "adapter.safetensors"
 
 
 def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingState:
@@ -33,7 +35,13 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingSt
         yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
     )
     model, tasks = build(recipe)
+    for task in tasks:
+        for part, reasons in task.skipped.items():
+            for reason, count in reasons.items():
+                console.print(f"{task.name}, {part} data: skipped {count} x {reason}", highlight=False)
     state = train(recipe, model, tasks, out, resume=resume)
+    if (adapter := active_adapter(model.backbone)) is not None:
+        save_adapter(model.backbone, adapter, out / ADAPTER)
     plot_curves(out)
     return state
 
@@ -46,7 +54,9 @@ def load_run(folder: Path) -> tuple[Recipe, PerceptionModel, list[Task], list[di
     """
     if not (folder / WEIGHTS).is_file():
         raise RecipeError(f"{folder} holds no {WEIGHTS}; let `mca train` finish there first")
-    recipe = load_recipe(folder / RECIPE).model_copy(update={"init_from": None})
+    recipe = load_recipe(folder / RECIPE)
+    backbone = recipe.backbone.model_copy(update={"checkpoint": None})
+    recipe = recipe.model_copy(update={"init_from": None, "backbone": backbone})
     model, tasks = build(recipe)
     untouched = load_shared_weights(folder / WEIGHTS, model)
     if untouched:

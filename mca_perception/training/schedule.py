@@ -30,34 +30,42 @@ def learning_rate(step: int, fraction: float, settings: OptimiserSection) -> flo
     return settings.lr * warmup * (settings.final_lr_fraction + (1 - settings.final_lr_fraction) * cosine)
 
 
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay on matrices and kernels only: not on vectors, tokens or position tables."""
+    """Every parameter that trains, with weight decay on matrices and kernels only: not on vectors, tokens or tables."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in trainable_parameters(model).items():
         is_matrix = parameter.ndim >= 2 and not name.endswith(("_token", "embed_positions.A.weight"))
         (decayed if is_matrix else plain).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 class WeightAverage:
-    """Exponential moving average of a model's parameters, with a short memory at the start."""
+    """Exponential moving average of a model's trainable parameters, with a short memory at the start."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.tensors: dict[str, Tensor] = {
+            name: parameter.detach().clone() for name, parameter in trainable_parameters(model).items()
+        }
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move the average towards the weights after optimiser step ``step``."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        names, parameters = zip(*model.named_parameters(), strict=True)
-        torch._foreach_lerp_([self.tensors[name] for name in names], list(parameters), 1 - decay)
+        current: list[Tensor] = [model.get_parameter(name) for name in self.tensors]
+        torch._foreach_lerp_(list(self.tensors.values()), current, 1 - decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
         """Exchange the model's weights with the average; a second call undoes the first."""
-        for name, parameter in model.named_parameters():
+        for name, average in self.tensors.items():
+            parameter = model.get_parameter(name)
             current = parameter.detach().clone()
-            parameter.copy_(self.tensors[name])
-            self.tensors[name].copy_(current)
+            parameter.copy_(average)
+            average.copy_(current)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from mca_perception.backbone import Backbone
 
 
 class Task(Protocol):
@@ -16,11 +19,13 @@ class Task(Protocol):
         name: key of the head in the model and in the logs.
         every: take part in every ``every``-th step.
         weight: factor on the summed losses.
+        skipped: what the readers left out of each part of the data, by reason.
     """
 
     name: str
     every: int
     weight: float
+    skipped: dict[str, Counter[str]]
 
     @property
     def head(self) -> nn.Module:
@@ -31,10 +36,10 @@ class Task(Protocol):
         """One pass over the training data."""
         ...
 
-    def losses(self, backbone: nn.Module, batch: Any, device: torch.device) -> dict[str, Tensor]:
+    def losses(self, backbone: Backbone, batch: Any, device: torch.device) -> dict[str, Tensor]:
         """Named loss terms of one batch; their sum is minimised."""
         ...
 
-    def validate(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+    def validate(self, backbone: Backbone, device: torch.device) -> dict[str, float]:
         """Metrics on the validation split; higher is better."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,14 @@ def test_synthesised_picks_give_reference_images_and_descriptions(tmp_path: Path
 
 def test_grocery_store_classes(shared_data: Path) -> None:
     index = read_pairs(shared_data / "grocery")
-    assert len(index.items) == 81
+    assert Counter(item.split for item in index.items) == {"iconic": 81, "train": 2640, "val": 296}
     assert not index.skipped
+    photo = next(
+        item
+        for item in index.items
+        if item.id.endswith("val/Fruit/Apple/Golden-Delicious/Golden-Delicious_001.jpg")
+    )
+    assert photo.texts[0].startswith("Golden Delicious has a white juicy pulp")
     apple = next(item for item in index.items if item.id == "Golden-Delicious")
     assert apple.texts[0].startswith("Golden Delicious has a white juicy pulp")
     assert apple.images[0].name == "Golden-Delicious_Iconic.jpg"
@@ -130,9 +137,17 @@ def test_class_rows_are_confined(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("an apple\n")
     rows = ["Name,0,1,2,3,4", "Apple,0,A,0,/a.png,/a.txt", "Pear,1,A,0,/../b.png,/a.txt", "Short,1"]
     (tmp_path / "classes.csv").write_text("\n".join(rows))
+    (tmp_path / "val.txt").write_text("a.png, 0, 0\na.png, 9, 0\n../b.png, 0, 0\n\na.png\n")
     index = read_pairs(tmp_path)
-    assert [(item.id, item.texts) for item in index.items] == [("Apple", ("an apple",))]
-    assert index.skipped.total() == 2
+    assert [(item.id, item.texts) for item in index.items] == [
+        ("Apple", ("an apple",)),
+        ("a.png", ("an apple",)),
+    ]
+    assert index.skipped == {
+        "file outside the folder": 2,
+        "row without image and description": 1,
+        "photo of a class without a description": 2,
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from mca_perception.backbone.adapters import LoraConfig, MultiWayConfig
 from mca_perception.errors import RecipeError
 from mca_perception.training.recipe import load_recipe
 
@@ -31,6 +33,28 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], None),
+        (["adapter=none"], None),
+        (["adapter=multiway"], MultiWayConfig()),
+        (["adapter=lora"], LoraConfig()),
+        (
+            ["adapter={kind: multiway, bottleneck: 32, blocks: [0, 1]}"],
+            MultiWayConfig(bottleneck=32, blocks=(0, 1)),
+        ),
+        (["adapter.kind=lora", "adapter.rank=2"], LoraConfig(rank=2)),
+    ],
+)
+def test_adapter_by_name_or_settings(tmp_path: Path, overrides: list[str], expected: object) -> None:
+    (tmp_path / "r.yaml").write_text(MINIMAL)
+    recipe = load_recipe(tmp_path / "r.yaml", overrides)
+    assert recipe.adapter == expected
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
+@pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
         (None, [], "does not exist"),
@@ -44,6 +68,9 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         (MINIMAL, ["segmentation=null"], "at least one task"),
         (MINIMAL, ["name=../escape"], "name"),
         (MINIMAL, ["precision=fp8"], "precision"),
+        (MINIMAL, ["adapter=prompt"], "adapter: Input tag 'prompt'"),
+        (MINIMAL, ["adapter.kind=multiway", "adapter.rank=3"], "adapter.multiway.rank: Extra inputs"),
+        (MINIMAL, ["adapter={kind: lora, rank: 0}"], "adapter.lora.rank"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str | None, overrides: list[str], message: str) -> None:

@@ -44,6 +44,20 @@ def test_only_matrices_decay() -> None:
     }
 
 
+def test_frozen_parameters_stay_out() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    trained = {id(parameter) for parameter in model[1].parameters()}
+    groups = parameter_groups(model, 0.05)
+    assert {id(parameter) for group in groups for parameter in group["params"]} == trained  # type: ignore[attr-defined]
+    average = WeightAverage(model, decay=0.5)
+    assert set(average.tensors) == {"1.weight", "1.bias"}
+    before = model[0].weight.clone()
+    average.update(model, step=0)
+    average.swap(model)
+    assert torch.equal(model[0].weight, before)
+
+
 def test_average_follows_and_swaps_back() -> None:
     model = nn.Linear(2, 2)
     average = WeightAverage(model, decay=0.5)

@@ -1,0 +1,1 @@
+"""Contrastive losses that several tasks share. This package knows embeddings, not models."""

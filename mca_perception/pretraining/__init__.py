@@ -1,0 +1,1 @@
+"""Pre-training of the backbone on images, texts and pairs: contrastive, masked-data and matching objectives."""
