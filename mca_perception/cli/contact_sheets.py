@@ -25,24 +25,25 @@ Image = NDArray[np.uint8]
 TILE_WIDTH = 420
 CAPTION_HEIGHT = 22
 GAP = 6
+TILE_GAP = 24
+# Masks that cover more than this share of an image, such as the tote's, would hide what lies in them.
+_OUTLINED_ONLY = 0.5
 _INK = (25, 25, 25)
 
 
-def segmentation_sheet(run: SegmentationRun, path: Path, *, worst: int = 6, ordinary: int = 3) -> None:
-    """Write a picture of the images with the lowest F1 and some around the median: truth, then model."""
-    ordered = sorted(run.scores, key=lambda score: score.f1)
-    middle = max(0, len(ordered) // 2 - ordinary // 2)
-    worst = min(worst, max(1, middle))
+def segmentation_sheet(run: SegmentationRun, path: Path, *, worst: int = 24) -> None:
+    """Write a picture of the images with the lowest panoptic quality, worst first: truth left, model right."""
     records = {record.image_id: record for record in run.records}
     found: dict[int, list[dict[str, Any]]] = {}
     for detection in run.published:
         found.setdefault(detection["image_id"], []).append(detection)
+    shown = set(run.metrics["operating_point"]["categories"])
     tiles = []
-    for kind, scores in (("worst", ordered[:worst]), ("median", ordered[middle : middle + ordinary])):
-        for score in scores:
-            caption = f"{kind}: F1 {score.f1:.2f}, {score.true_positives} found, "
-            caption += f"{score.false_negatives} missed, {score.false_positives} false"
-            tiles.append(_segmentation_tile(records[score.image_id], found.get(score.image_id, []), caption))
+    for score in sorted(run.scores, key=lambda score: score.quality)[:worst]:
+        outcome = f"quality {score.quality:.2f}: {score.true_positives} found, "
+        outcome += f"{score.false_negatives} missed, {score.false_positives} false"
+        record = records[score.image_id]
+        tiles.append(_segmentation_tile(record, found.get(score.image_id, []), shown, outcome))
     _write(path, _grid(tiles, columns=1 if len(tiles) < 3 else 3))
 
 
@@ -64,16 +65,17 @@ def identification_sheet(
         _write(path, _grid(tiles, columns=3))
 
 
-def _segmentation_tile(record: ImageRecord, detections: list[dict[str, Any]], caption: str) -> Image:
+def _segmentation_tile(
+    record: ImageRecord, detections: list[dict[str, Any]], shown: set[str], outcome: str
+) -> Image:
     from pycocotools import mask as coco_mask
 
     image = record.read()
-    names = {d["category_id"] for d in detections}
-    objects = [a for a in record.annotations if a.category != "Tote" or len(names) > 1]
+    objects = [a for a in record.annotations if a.category in shown and not a.is_crowd]
     truth = [rasterise(annotation, record.height, record.width) for annotation in objects]
     predicted = [coco_mask.decode(d["segmentation"]).astype(bool) for d in detections]
-    pictures = [_resized(_tinted(image, masks), TILE_WIDTH) for masks in (truth, predicted)]
-    return _captioned(_beside(pictures), f"{record.path.name[:24]}  {caption}")
+    sides = ((truth, f"{record.path.name[:24]}, truth"), (predicted, f"model, {outcome}"))
+    return _beside([_captioned(_resized(_tinted(image, masks), TILE_WIDTH), title) for masks, title in sides])
 
 
 def _identification_tile(
@@ -97,7 +99,8 @@ def _tinted(image: Image, masks: Sequence[NDArray[np.bool_]]) -> Image:
     line = max(1, round(max(image.shape) / 400))
     for i, mask in enumerate(masks):
         colour = _colour(i)
-        canvas[mask] = (0.6 * canvas[mask] + 0.4 * np.array(colour)).astype(np.uint8)
+        if mask.sum() < _OUTLINED_ONLY * mask.size:
+            canvas[mask] = (0.6 * canvas[mask] + 0.4 * np.array(colour)).astype(np.uint8)
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(canvas, outlines, -1, colour, line, cv2.LINE_AA)
     return canvas
@@ -113,15 +116,15 @@ def _resized(image: Image, width: int) -> Image:
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _beside(images: Sequence[Image]) -> Image:
+def _beside(images: Sequence[Image], gap: int = GAP) -> Image:
     """Put images in a row on white."""
     height = max(image.shape[0] for image in images)
-    width = sum(image.shape[1] for image in images) + GAP * (len(images) - 1)
+    width = sum(image.shape[1] for image in images) + gap * (len(images) - 1)
     canvas = np.full((height, width, 3), 255, np.uint8)
     left = 0
     for image in images:
         canvas[: image.shape[0], left : left + image.shape[1]] = image
-        left += image.shape[1] + GAP
+        left += image.shape[1] + gap
     return canvas
 
 
@@ -134,7 +137,7 @@ def _captioned(image: Image, text: str) -> Image:
 
 
 def _grid(tiles: Sequence[Image], columns: int) -> Image:
-    rows = [_beside(tiles[start : start + columns]) for start in range(0, len(tiles), columns)]
+    rows = [_beside(tiles[start : start + columns], TILE_GAP) for start in range(0, len(tiles), columns)]
     height = sum(row.shape[0] for row in rows) + GAP * (len(rows) - 1)
     canvas = np.full((height, max(row.shape[1] for row in rows), 3), 255, np.uint8)
     top = 0
@@ -145,7 +148,8 @@ def _grid(tiles: Sequence[Image], columns: int) -> Image:
 
 
 def _write(path: Path, image: Image) -> None:
-    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 85] if path.suffix == ".jpg" else []
+    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(encoded.tobytes())
     part.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,45 +12,76 @@ app = typer.Typer(
     name="eval", no_args_is_help=True, add_completion=False, help="Evaluate a model bundle on a data set."
 )
 
+DEFAULT_SUBSET = "mix-object-tote"
+
+
+class Head(str, Enum):
+    """Segmentation heads."""
+
+    CASCADE = "cascade"
+    EDGE = "edge"
+
+
 Data = Annotated[Path, typer.Option(help="Folder of the data set in ARMBench's layout.")]
 Model = Annotated[Path, typer.Option(help="Folder of the model bundle.")]
-Out = Annotated[Path, typer.Option(help="Folder for metrics.json, report.md and contact_sheet.png.")]
+Out = Annotated[Path, typer.Option(help="Folder for metrics.json, report.md and pictures.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only so many, in file order.")]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap interval.")]
 
 
 @app.command(
     "armbench-segmentation",
-    epilog="Example: mca eval armbench-segmentation --data totes --model models/nano --out results/totes",
+    epilog="Example: mca eval armbench-segmentation --data totes --subset all --model models/nano --out results/totes",
 )
 def armbench_segmentation(
     data: Data,
     model: Model,
     out: Out,
-    subset: Annotated[str, typer.Option(help="Folder below --data.")] = "mix-object-tote",
+    subset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Folder below --data; may be repeated. all: those of ARMBench's three that are there. "
+            "[default: mix-object-tote]"
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    head: Annotated[
+        Head | None, typer.Option(help="Segmentation head of the bundle; the one that it holds by default.")
+    ] = None,
     limit: Limit = None,
+    seed: Seed = 0,
 ) -> None:
     """Score masks and boxes with pycocotools; also writes detections.json (COCO results)."""
     from mca_perception.cli import reports
-    from mca_perception.cli.contact_sheets import segmentation_sheet
+    from mca_perception.cli.segmentation_report import require_head, segmentation_report, write_subset
     from mca_perception.datasets.coco import CocoSplit
     from mca_perception.pipeline import PerceptionPipeline
     from mca_perception.pipeline.evaluation import evaluate_segmentation
 
+    subsets = _subsets(data, subset or [DEFAULT_SUBSET], split)
     pipeline = PerceptionPipeline.from_bundle(model)
+    facts = {
+        **reports.model_facts(pipeline.bundle),
+        "head": require_head(pipeline.bundle, head and head.value),
+    }
     reports.new_folder(out)
-    records = CocoSplit.open(data, subset=subset, split=split, limit=limit)
-    with reports.progress_bar() as progress:
-        run = evaluate_segmentation(pipeline, records, progress=progress)
-    metrics = {**run.metrics, "model": reports.model_facts(pipeline.bundle), **reports.environment()}
-    metrics["data"] = {**metrics["data"], "subset": subset, "split": split, "limit": limit}
-    reports.write_json(out / "detections.json", run.detections)
-    segmentation_sheet(run, out / "contact_sheet.png")
-    reports.write_text(out / "report.md", _segmentation_report(metrics))
-    reports.write_json(out / "metrics.json", metrics)
-    names = ("mask_map50", "mask_map75", "mask_map", "box_map50", "images")
-    typer.echo(f"{reports.summary(metrics, names)} -> {out / 'report.md'}")
+    results: dict[str, dict[str, Any]] = {}
+    for name in subsets:
+        records = CocoSplit.open(data, subset=name, split=split, limit=limit)
+        with reports.progress_bar() as progress:
+            run = evaluate_segmentation(pipeline, records, seed=seed, progress=progress)
+        metrics = {**run.metrics, "model": facts, **reports.environment(("matplotlib",))}
+        metrics["data"] = {**metrics["data"], "subset": name, "split": split, "limit": limit}
+        write_subset(run, out if len(subsets) == 1 else reports.new_folder(out / name))
+        results[name] = metrics
+    reports.write_text(out / "report.md", segmentation_report(results, out))
+    first = results[subsets[0]]
+    reports.write_json(out / "metrics.json", {**first, "subsets": results} if len(results) > 1 else first)
+    for name, metrics in results.items():
+        line = reports.summary(metrics, ("mask_map50", "mask_map75", "mask_map"))
+        if metrics["object_only"]:
+            line += f"  Object only: {reports.summary(metrics['object_only'], ('mask_map50',))}"
+        typer.echo(f"{name}  {line}  {reports.summary(metrics, ('images',))} -> {out / 'report.md'}")
 
 
 @app.command(
@@ -93,47 +125,21 @@ def armbench_identification(
     typer.echo(f"{reports.summary(metrics, names)} -> {out / 'report.md'}")
 
 
-def _segmentation_report(metrics: dict[str, Any]) -> str:
-    from mca_perception.cli.reports import closing, opening, table
+def _subsets(data: Path, names: list[str], split: str) -> list[str]:
+    """Folders to evaluate: those named, or ARMBench's that are there; one that is missing is refused at once."""
+    from mca_perception.datasets.coco import SUBSETS
+    from mca_perception.errors import DatasetError
 
-    names = ("mask_map50", "mask_map75", "mask_map", "box_map50", "box_map75", "box_map")
-    evaluated = metrics["categories_evaluated"]
-    missing = sorted(set(metrics["categories_in_data"]) - set(evaluated))
-    note = f"The headline averages over: {', '.join(evaluated)}. "
-    if missing:
-        note += f"The model does not find {', '.join(missing)}, which counts as 0 under 'all categories'. "
-    rows = [("evaluated categories", metrics), ("all categories", metrics["all_categories"])]
-    if metrics["object_only"]:
-        rows.insert(1, ("Object only", metrics["object_only"]))
-    point = metrics["operating_point"]
-    return "\n".join(
-        [
-            opening("Segmentation", metrics),
-            f"{metrics['images']} images, {metrics['annotations']} annotations. {note}\n",
-            table(("categories", *names), [(name, *(part[n] for n in names)) for name, part in rows]),
-            "Average precision by pycocotools from detections.json: score at least "
-            f"{metrics['score_floor']}, masks may overlap.\n",
-            "## As published by the nodes",
-            f"Every pixel belongs to one object; score threshold {point['score_threshold']}, mask IoU 0.5.\n",
-            table(
-                ("precision", "recall", "F1", "mean IoU", "best F1 at threshold"),
-                [(*(point[k] for k in ("precision", "recall", "f1", "mean_iou", "best_f1_threshold")),)],
-            ),
-            "## By size (share of the image: small below 1/64, large above 1/16)",
-            table(
-                ("size", "annotations", *names[:3]),
-                [(s, f["annotations"], *(f[n] for n in names[:3])) for s, f in metrics["by_size"].items()],
-            ),
-            "## By objects per image",
-            table(
-                ("objects", "images", *names[:3]),
-                [(f["objects"], f["images"], *(f[n] for n in names[:3])) for f in metrics["by_count"]],
-            ),
-            "## Difficulty of the set",
-            table(("figure", "value"), metrics["difficulty"].items()),
-            closing(metrics),
-        ]
-    )
+    if "all" in names:
+        names = [name for name in SUBSETS if (data / name / f"{split}.json").is_file()]
+        if not names:
+            raise DatasetError(
+                f"{data} has none of {', '.join(SUBSETS)} with a {split}.json; give the folder that holds them"
+            )
+    missing = [name for name in names if not (data / name / f"{split}.json").is_file()]
+    if missing and len(names) > 1:
+        raise DatasetError(f"{data / missing[0] / split}.json is missing; leave out --subset {missing[0]}")
+    return list(dict.fromkeys(names))
 
 
 def _identification_report(metrics: dict[str, Any]) -> str:

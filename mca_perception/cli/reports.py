@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,11 @@ from mca_perception.errors import McaError
 
 __all__ = [
     "closing",
+    "device_slug",
     "environment",
+    "latency",
+    "left_out",
+    "machine",
     "model_facts",
     "new_folder",
     "opening",
@@ -27,16 +32,17 @@ __all__ = [
     "summary",
     "table",
     "write_json",
+    "write_json_array",
     "write_text",
 ]
 
 _PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "pycocotools")
 
 
-def environment() -> dict[str, Any]:
-    """Device, versions and time of a run."""
+def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Device, versions (also of ``packages``) and time of a run."""
     versions = {"python": platform.python_version(), "mca_perception": __version__}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *packages):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -46,6 +52,12 @@ def environment() -> dict[str, Any]:
         "device": {"cpu": _cpu_name(), "cores": os.cpu_count(), "machine": platform.machine()},
         "versions": versions,
     }
+
+
+def device_slug(facts: dict[str, Any]) -> str:
+    """The device of :func:`environment` (its GPU, if one was added) as part of a file name."""
+    device = facts["device"]
+    return re.sub(r"[^a-z0-9]+", "-", device.get("gpu", device["cpu"]).lower()).strip("-") or "unknown"
 
 
 def model_facts(bundle: ModelBundle) -> dict[str, str]:
@@ -69,15 +81,25 @@ def new_folder(path: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as stream:
-        stream.write(text)
-    Path(stream.name).chmod(0o644)
-    Path(stream.name).replace(path)
+    _write_parts(path, [text])
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_array(path: Path, entries: Iterable[Any]) -> None:
+    """Write a JSON array atomically, one entry per line and never the whole text in memory."""
+
+    def parts() -> Iterator[str]:
+        separator = "[\n"
+        for entry in entries:
+            yield separator + json.dumps(entry, ensure_ascii=False)
+            separator = ",\n"
+        yield "[]\n" if separator.startswith("[") else "\n]\n"
+
+    _write_parts(path, parts())
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -95,6 +117,13 @@ def progress_bar() -> Iterator[Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         yield lambda items, description: bar.track(items, total=len(items), description=description)
+
+
+def _write_parts(path: Path, parts: Iterable[str]) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as stream:
+        stream.writelines(parts)
+    Path(stream.name).chmod(0o644)
+    Path(stream.name).replace(path)
 
 
 def _cell(value: Any) -> str:
@@ -129,17 +158,39 @@ def opening(title: str, metrics: dict[str, Any]) -> str:
     )
 
 
-def closing(metrics: dict[str, Any]) -> str:
-    """Tail of a report: what was left out, latency, device and versions."""
-    left_out = [*metrics["skipped"].items(), *metrics.get("incomplete", metrics.get("corrected", {})).items()]
-    parts = ["## Left out or incomplete", table(("what", "count"), left_out) if left_out else "Nothing.\n"]
-    latency = [(stage, f["p50"], f["p95"]) for stage, f in metrics["latency_ms"].items()]
-    parts += ["## Latency (ms)", table(("stage", "median", "95th percentile"), latency)]
+def left_out(metrics: dict[str, Any]) -> str:
+    """What was not used, and what was used although it is not plain, by reason."""
+    counts = [(reason, count, "left out") for reason, count in metrics["skipped"].items()]
+    counts += [(reason, count, "used") for reason, count in metrics.get("corrected", {}).items()]
+    counts += [(reason, count, "used") for reason, count in metrics.get("incomplete", {}).items()]
+    return table(("what", "count", "outcome"), counts) if counts else "Nothing.\n"
+
+
+def latency(metrics: dict[str, Any]) -> str:
+    """Milliseconds of every stage."""
+    rows = [(stage, f["p50"], f["p95"]) for stage, f in metrics["latency_ms"].items()]
+    return table(("stage", "median", "95th percentile"), rows)
+
+
+def machine(metrics: dict[str, Any]) -> str:
+    """Device, versions and time of a run."""
     device, versions = metrics["device"], metrics["versions"]
-    parts += [
+    return (
         f"{device['cpu']}, {device['cores']} cores, {device['machine']}; "
         + ", ".join(f"{name} {number}" for name, number in versions.items())
-        + f"; {metrics['created']}.\n",
-        "![worst and ordinary cases](contact_sheet.png)\n",
-    ]
-    return "\n".join(parts)
+        + f"; {metrics['created']}.\n"
+    )
+
+
+def closing(metrics: dict[str, Any]) -> str:
+    """Tail of a report: what was left out, latency, device and versions."""
+    return "\n".join(
+        [
+            "## Left out or incomplete",
+            left_out(metrics),
+            "## Latency (ms)",
+            latency(metrics),
+            machine(metrics),
+            "![worst cases](contact_sheet.png)\n",
+        ]
+    )

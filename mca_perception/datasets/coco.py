@@ -35,7 +35,9 @@ SUBSETS = ("mix-object-tote", "zoomed-out-tote-transfer-set", "same-object-trans
 MAX_JSON_BYTES = 4_000_000_000
 MAX_ANNOTATIONS_PER_IMAGE = 10_000
 BOX_TOLERANCE = 2.0
-"""Pixels by which a stated box may differ from that of its outline, which may run through pixel centres."""
+"""Pixels; outlines may run through pixel centres."""
+
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -303,7 +305,7 @@ class _Reader:
             id=annotation_id,
             category=category,
             segmentation=shape.segmentation,
-            box=_stated_box(entry.get("bbox"), shape.box),
+            box=_stated_box(entry.get("bbox"), shape.box, height, width),
             area=shape.area,
             is_crowd=is_crowd,
             instance_id=_whole(entry.get("instance_id")),
@@ -338,15 +340,26 @@ def _fraction(value: Any) -> float | None:
     return float(value) if is_number and 0 <= value <= 1 else None
 
 
-def _stated_box(
-    stated: Any, outline: tuple[float, float, float, float]
-) -> tuple[float, float, float, float]:
-    """Return the file's own box as xyxy, or the outline's where the file has none that fits it."""
-    if not isinstance(stated, list) or len(stated) != 4 or not all(isinstance(v, (int, float)) for v in stated):
+def _stated_box(stated: Any, outline: Box, height: int, width: int) -> Box:
+    """Return the file's own box as xyxy, as other evaluations use it, or the outline's where that does not fit.
+
+    It fits when it lies in the image and holds the outline.
+    """
+    try:
+        x, y, w, h = (float(value) for value in stated)
+    except (TypeError, ValueError, OverflowError):
         return outline
-    x, y, width, height = (float(value) for value in stated)
-    box = (x, y, x + width, y + height)
-    return box if max(abs(a - b) for a, b in zip(box, outline, strict=True)) <= BOX_TOLERANCE else outline
+    room = (
+        x,
+        y,
+        width - x - w,
+        height - y - h,
+        outline[0] - x,
+        outline[1] - y,
+        x + w - outline[2],
+        y + h - outline[3],
+    )
+    return (x, y, x + w, y + h) if all(gap >= -BOX_TOLERANCE for gap in room) else outline
 
 
 def _is_confined(name: str) -> bool:

@@ -26,14 +26,10 @@ from mca_perception.identification.evaluation import (
 )
 from mca_perception.pipeline.pipeline import PerceptionPipeline
 from mca_perception.pipeline.references import Progress, embed_products, no_progress
-from mca_perception.segmentation.evaluation import (
-    ImageScore,
-    describe_difficulty,
-    evaluate_detections,
-    operating_point,
-    overlapping_detections,
-    published_detections,
-)
+from mca_perception.segmentation.detections import overlapping_detections, published_detections
+from mca_perception.segmentation.difficulty import describe_difficulty
+from mca_perception.segmentation.evaluation import OBJECT, evaluate_detections
+from mca_perception.segmentation.operating_point import ImageScore, best_threshold, operating_point
 
 __all__ = [
     "IdentificationRun",
@@ -47,7 +43,6 @@ SCORE_FLOOR = 0.05
 """Detections below it do not enter average precision."""
 
 LATENCY_IMAGES = 30
-OBJECT = "Object"
 
 
 @dataclass(frozen=True)
@@ -56,17 +51,21 @@ class SegmentationRun:
 
     Attributes:
         metrics: everything for ``metrics.json`` that the run itself knows.
+        truth: COCO document that was evaluated against.
         detections: COCO results whose masks may overlap; average precision is computed from these.
         published: COCO results as the nodes publish them.
         records: the images that were evaluated.
         scores: matches of every image at the operating point.
+        precision_recall: precision at IoU 0.5 by category, at recall 0, 0.01, ..., 1.
     """
 
     metrics: dict[str, Any]
+    truth: dict[str, Any]
     detections: list[dict[str, Any]]
     published: list[dict[str, Any]]
     records: list[ImageRecord]
     scores: list[ImageScore]
+    precision_recall: dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -82,14 +81,18 @@ def evaluate_segmentation(
     split: CocoSplit,
     *,
     score_floor: float = SCORE_FLOOR,
+    seed: int = 0,
     progress: Progress = no_progress,
 ) -> SegmentationRun:
     """Segment every image of a split and score the result.
+
+    Masks are kept as run lengths only, so memory grows by kilobytes per object.
 
     Args:
         pipeline: a pipeline whose bundle segments.
         split: images with their annotations.
         score_floor: detections below it are not looked at.
+        seed: of the bootstrap interval.
         progress: shows how far it is.
 
     Raises:
@@ -103,7 +106,8 @@ def evaluate_segmentation(
             f"{split.source} has the categories {sorted(split.categories)}, the model finds {list(labels)}; "
             "evaluate on data that shares a category"
         )
-    ids = {name: split.categories.get(name, -1) for name in labels}
+    unknown = min(split.categories.values()) - 1  # for classes that the data does not annotate
+    ids = {name: split.categories.get(name, unknown) for name in labels}
     skipped: Counter[str] = Counter(split.skipped)
     records: list[ImageRecord] = []
     latencies: list[dict[str, float]] = []
@@ -116,35 +120,45 @@ def evaluate_segmentation(
             skipped["image not readable"] += 1
             continue
         records.append(record)
-        threshold = min(score_floor, pipeline.score_threshold)
-        candidates = pipeline.candidates(image, score_threshold=threshold)
-        detections += overlapping_detections(candidates.above(score_floor), record.image_id, labels, ids)
-        published += published_detections(candidates, pipeline.score_threshold, record.image_id, labels, ids)
+        candidates = pipeline.candidates(image, score_threshold=min(score_floor, pipeline.score_threshold))
+        for results, new in (
+            (detections, overlapping_detections(candidates.above(score_floor), record.image_id, labels, ids)),
+            (
+                published,
+                published_detections(candidates, pipeline.score_threshold, record.image_id, labels, ids),
+            ),
+        ):
+            results += [detection for detection in new if detection["category_id"] != unknown]
         if len(latencies) < LATENCY_IMAGES:  # after the call above, which warmed up
             latencies.append(pipeline.perceive(image).timings_ms)
     if not records:
         raise DatasetError(f"{split.source}: no image can be read; check the images folder beside it")
     truth = split.to_coco(tuple(records))
-    point, scores = operating_point(truth, published, categories)
-    point["best_f1_threshold"] = operating_point(truth, detections, categories)[0]["best_f1_threshold"]
+    evaluated = evaluate_detections(truth, detections, seed=seed, progress=progress)
+    found = [split.categories[name] for name in categories]
+    point, scores = operating_point(truth, published, found, progress=progress)
     metrics = {
         "task": "segmentation",
-        **evaluate_detections(truth, detections, categories),
-        "categories_evaluated": categories,
+        **evaluated.metrics,
         "categories_in_data": sorted(split.categories),
-        "object_only": _headline(truth, detections, [OBJECT]) if OBJECT in categories else None,
-        "all_categories": _headline(truth, detections, list(split.categories)),
-        "operating_point": {"score_threshold": pipeline.score_threshold, "iou": 0.5, **point},
+        "categories_of_model": list(labels),
+        "operating_point": {
+            "score_threshold": pipeline.score_threshold,
+            "iou": 0.5,
+            "categories": categories,
+            **point,
+            **best_threshold(evaluated.masks, found),
+        },
         "score_floor": score_floor,
         "images": len(records),
         "annotations": sum(len(record.annotations) for record in records),
         "skipped": dict(skipped),
         "corrected": dict(split.corrected),
-        "difficulty": describe_difficulty(records, categories),
+        "difficulty": describe_difficulty(records, [OBJECT] if OBJECT in split.categories else categories),
         "latency_ms": _latency_figures(latencies),
         "data": {"file": split.source.name, "sha256": split.sha256, **_provenance(split.source.parent)},
     }
-    return SegmentationRun(metrics, detections, published, records, scores)
+    return SegmentationRun(metrics, truth, detections, published, records, scores, evaluated.precision_recall)
 
 
 def evaluate_identification(
@@ -243,13 +257,6 @@ def pick_crops(
     if not crops:
         skipped["pick whose image is not readable"] += 1
     return crops
-
-
-def _headline(
-    truth: dict[str, Any], detections: list[dict[str, Any]], categories: list[str]
-) -> dict[str, float | None]:
-    figures = evaluate_detections(truth, detections, categories)
-    return {name: value for name, value in figures.items() if name.startswith(("mask_", "box_"))}
 
 
 def _latency_figures(timings: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -13,10 +14,50 @@ from numpy.typing import NDArray
 from mca_perception.geometry import Letterbox, Size
 from mca_perception.objects import Objects
 
-__all__ = ["Candidates", "compose_instance_mask", "resize_masks", "select_instances", "to_objects"]
+__all__ = [
+    "Candidates",
+    "MaskCandidates",
+    "Window",
+    "compose_instance_mask",
+    "compose_windows",
+    "resize_masks",
+    "select_instances",
+    "to_objects",
+]
 
 MIN_AREA = 16
 """Instances with fewer visible pixels in the original image are dropped."""
+
+
+Window = tuple[slice, slice, NDArray[np.float32]]
+"""Rows and columns of an image, and values there that are above 0 inside an instance."""
+
+
+class MaskCandidates(Protocol):
+    """Instances of one image before they compete for pixels, best first, however their masks are stored."""
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """``[M]``."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """``[M]``."""
+        ...
+
+    @property
+    def letterbox(self) -> Letterbox:
+        """The transform from the original image."""
+        ...
+
+    def above(self, score_threshold: float) -> MaskCandidates:
+        """Return those with at least this score."""
+        ...
+
+    def windows(self) -> Iterator[Window]:
+        """Give each instance's mask at the original image's pixels."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +80,10 @@ class Candidates:
         """Return those with at least this score."""
         count = int((self.scores >= score_threshold).sum())
         return Candidates(self.scores[:count], self.labels[:count], self.mask_logits[:count], self.letterbox)
+
+    def windows(self) -> Iterator[Window]:
+        """Give each instance's mask logits at the original image's pixels."""
+        return resize_masks(self.mask_logits, self.letterbox)
 
 
 def select_instances(
@@ -103,21 +148,39 @@ def compose_instance_mask(
     """
     if letterbox.image_size != tuple(image_size):
         raise ValueError(f"letterbox was made for {letterbox.image_size}, not for image_size {image_size}")
-    count = len(mask_logits)
-    if count > np.iinfo(np.uint16).max:
-        raise ValueError(f"{count} instances do not fit a uint16 instance mask; lower max_objects")
+    return compose_windows(resize_masks(mask_logits, letterbox), image_size, min_area=min_area)
+
+
+def compose_windows(
+    windows: Iterable[Window], image_size: Size, *, min_area: int = MIN_AREA
+) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.float32]]:
+    """Give every pixel to the instance with the highest value above 0 there.
+
+    Args:
+        windows: the masks of ``M`` instances.
+        image_size: ``(height, width)`` of the image.
+        min_area: instances left with fewer visible pixels are dropped.
+
+    Returns:
+        What :func:`compose_instance_mask` returns.
+
+    Raises:
+        ValueError: there are more than 65,535 instances.
+    """
     instance_mask = np.zeros(image_size, dtype=np.uint16)
     best = np.zeros(image_size, dtype=np.float32)
-    windows = []
-    for m, (y, x, values) in enumerate(resize_masks(mask_logits, letterbox)):
-        windows.append((y, x))
+    places = []
+    for m, (y, x, values) in enumerate(windows):
+        if m == np.iinfo(np.uint16).max:
+            raise ValueError("the instances do not fit a uint16 instance mask; lower max_objects")
+        places.append((y, x))
         wins = values > best[y, x]
         np.copyto(best[y, x], values, where=wins)
         instance_mask[y, x][wins] = m + 1
 
-    areas = np.zeros(count, dtype=np.int64)
-    boxes = np.zeros((count, 4), dtype=np.float32)
-    for m, (y, x) in enumerate(windows):
+    areas = np.zeros(len(places), dtype=np.int64)
+    boxes = np.zeros((len(places), 4), dtype=np.float32)
+    for m, (y, x) in enumerate(places):
         visible = instance_mask[y, x] == m + 1
         area = np.count_nonzero(visible)
         if area < max(1, min_area):
@@ -130,9 +193,7 @@ def compose_instance_mask(
     return instance_mask, areas, boxes
 
 
-def resize_masks(
-    mask_logits: NDArray[np.float32], letterbox: Letterbox
-) -> Iterator[tuple[slice, slice, NDArray[np.float32]]]:
+def resize_masks(mask_logits: NDArray[np.float32], letterbox: Letterbox) -> Iterator[Window]:
     """Interpolate mask logits bilinearly at the original image's pixels, only where they can be positive.
 
     Args:
@@ -154,11 +215,13 @@ def resize_masks(
         yield y, x, _times_transposed(rows.weights[y, cells_y], inner)
 
 
-def to_objects(candidates: Candidates, label_names: tuple[str, ...], *, min_area: int = MIN_AREA) -> Objects:
+def to_objects(
+    candidates: MaskCandidates, label_names: tuple[str, ...], *, min_area: int = MIN_AREA
+) -> Objects:
     """Let candidates compete for pixels; those left with fewer than ``min_area`` are dropped."""
     letterbox = candidates.letterbox
-    instance_mask, areas, boxes = compose_instance_mask(
-        candidates.mask_logits, letterbox, letterbox.image_size, min_area=min_area
+    instance_mask, areas, boxes = compose_windows(
+        candidates.windows(), letterbox.image_size, min_area=min_area
     )
     kept = np.flatnonzero(areas)
     return Objects(

@@ -11,6 +11,7 @@ from mca_perception.cli.main import main
 from mca_perception.deploy.bundle import ModelBundle
 from tests.support.bundles import write_colour_bundle
 from tests.support.datasets import write_pick_set, write_tote_set
+from tests.support.detections import by_hand
 
 
 @pytest.fixture(scope="module")
@@ -32,26 +33,136 @@ def mca(monkeypatch, capsys):
     return run
 
 
-def test_segmentation_writes_figures_report_detections_and_sheet(mca, bundle, tmp_path: Path) -> None:
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def test_segmentation_writes_figures_report_detections_and_pictures(mca, bundle, tmp_path: Path) -> None:
     write_tote_set(tmp_path / "totes", 7, hidden=2)
     out = tmp_path / "out"
     code, printed, _ = mca(
         "eval", "armbench-segmentation", "--data", tmp_path / "totes", "--model", bundle.path, "--out", out
     )
     assert code == 0
-    assert "mask_map50" in printed
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["model"]["fingerprint"] == bundle.fingerprint
-    assert 0.8 < metrics["mask_map50"] < 1
+    assert "Object only: mask_map50 0." in printed
+    metrics = read(out / "metrics.json")
+    assert metrics["model"] == {
+        "name": "colours",
+        "version": "1",
+        "fingerprint": bundle.fingerprint,
+        "head": "edge",
+    }
+    assert 0.8 < metrics["object_only"]["mask_map50"] < 1
     assert metrics["data"]["synthesised"] is False
+    assert (metrics["data"]["subset"], metrics["data"]["split"]) == ("mix-object-tote", "test")
     assert len(metrics["data"]["sha256"]) == 64
+    assert "subsets" not in metrics
     assert str(tmp_path) not in (out / "metrics.json").read_text()
-    detections = json.loads((out / "detections.json").read_text())
+    detections = read(out / "detections.json")
     assert {"image_id", "category_id", "bbox", "score", "segmentation"} == set(detections[0])
     report = (out / "report.md").read_text()
-    assert "averages over: Object" in report
-    assert "does not find Tote" in report
-    assert cv2.imread(str(out / "contact_sheet.png")).shape[1] > 800
+    assert "does not know Tote, which counts as 0" in report
+    for picture in ("average_precision_by_count.png", "precision_recall.png", "contact_sheet.jpg"):
+        assert f"]({picture})" in report
+        assert cv2.imread(str(out / picture)).shape[1] > 800
+    assert not (out / "ground_truth.json").exists()
+
+
+def test_written_detections_give_the_written_figures(mca, bundle, tmp_path: Path) -> None:
+    """What a reader does who does not trust the report: pycocotools on the two files."""
+    write_tote_set(tmp_path / "totes", 8, hidden=3)
+    out = tmp_path / "out"
+    mca("eval", "armbench-segmentation", "--data", tmp_path / "totes", "--model", bundle.path, "--out", out)
+    metrics = read(out / "metrics.json")
+    truth = read(tmp_path / "totes" / "mix-object-tote" / "test.json")
+    for kind, prefix in (("segm", "mask"), ("bbox", "box")):
+        for part, categories in ((metrics, None), (metrics["object_only"], [1])):
+            expected = by_hand(truth, read(out / "detections.json"), kind, categories)
+            found = [part[f"{prefix}_{name}"] for name in ("map", "map50", "map75")]
+            assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_ground_truth_is_written_when_the_file_was_not_used_as_it_is(mca, bundle, tmp_path: Path) -> None:
+    write_tote_set(tmp_path / "totes", 4)
+    path = tmp_path / "totes" / "mix-object-tote" / "test.json"
+    document = read(path)
+    document["annotations"][0]["segmentation"] = [[-50, -50, 400, -50, 400, 400, -50, 400]]
+    document["annotations"][1]["segmentation"] = []
+    document["images"][3]["file_name"] = "absent.png"
+    path.write_text(json.dumps(document))
+    out = tmp_path / "out"
+    code, *_ = mca(
+        "eval", "armbench-segmentation", "--data", tmp_path / "totes", "--model", bundle.path, "--out", out
+    )
+    assert code == 0
+    metrics = read(out / "metrics.json")
+    assert (
+        metrics["skipped"]["image file missing"] == metrics["skipped"]["annotation without segmentation"] == 1
+    )
+    assert metrics["corrected"] == {"polygon clipped to the image": 1}
+    report = (out / "report.md").read_text()
+    for reason, count in (*metrics["skipped"].items(), *metrics["corrected"].items()):
+        assert f"| {reason} | {count} |" in report
+    truth = read(out / "ground_truth.json")
+    assert len(truth["images"]) == 3
+    expected = by_hand(truth, read(out / "detections.json"), "segm")[1]
+    assert metrics["mask_map50"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--subset", "all"],
+        ["--subset", "mix-object-tote", "--subset", "same-object-transfer-set"],
+    ],
+)
+def test_several_subsets_make_one_report(mca, bundle, tmp_path: Path, options) -> None:
+    names = ["mix-object-tote", "same-object-transfer-set"]
+    for name, hidden in zip(names, (0, 2), strict=True):
+        write_tote_set(tmp_path / "totes", 3, subset=name, hidden=hidden)
+    out = tmp_path / "out"
+    data = ("--data", tmp_path / "totes", "--model", bundle.path, "--out", out)
+    code, printed, _ = mca("eval", "armbench-segmentation", *data, *options)
+    assert code == 0
+    assert [line.split()[0] for line in printed.splitlines()] == names
+    metrics = read(out / "metrics.json")
+    assert list(metrics["subsets"]) == names
+    assert metrics["mask_map50"] == metrics["subsets"][names[0]]["mask_map50"]
+    found = [metrics["subsets"][name]["object_only"]["mask_map50"] for name in names]
+    assert found[0] == pytest.approx(1)
+    assert found[1] < 1
+    report = (out / "report.md").read_text()
+    for name in names:
+        assert f"## {name}" in report
+        assert f"]({name}/contact_sheet.jpg)" in report
+        assert {path.name for path in (out / name).iterdir()} == {
+            "contact_sheet.jpg",
+            "detections.json",
+            "precision_recall.png",
+        }
+
+
+def test_report_without_matplotlib_says_so(mca, bundle, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("mca_perception.cli.plots.find_spec", lambda _: None)
+    write_tote_set(tmp_path / "totes", 2)
+    out = tmp_path / "out"
+    code, *_ = mca(
+        "eval", "armbench-segmentation", "--data", tmp_path / "totes", "--model", bundle.path, "--out", out
+    )
+    assert code == 0
+    report = (out / "report.md").read_text()
+    assert "matplotlib is not installed" in report
+    assert ".png" not in report
+    assert not list(out.glob("*.png"))
+
+
+@pytest.mark.parametrize(("head", "code"), [("edge", 0), ("cascade", 2)])
+def test_head_that_the_bundle_lacks_is_refused(mca, bundle, tmp_path: Path, head, code) -> None:
+    write_tote_set(tmp_path / "totes", 1)
+    data = ("--data", tmp_path / "totes", "--model", bundle.path, "--out", tmp_path / "out")
+    ended, _, errors = mca("eval", "armbench-segmentation", *data, "--head", head)
+    assert ended == code
+    assert ("holds the edge head, not the cascade head" in errors) == (code == 2)
 
 
 def test_segmentation_says_so_when_data_is_synthetic(mca, bundle, tmp_path: Path) -> None:
@@ -94,6 +205,8 @@ def test_identification_writes_figures_report_and_sheet(mca, bundle, tmp_path: P
         ("armbench-segmentation", {"--model": "nowhere"}, "nowhere is not a folder"),
         ("armbench-segmentation", {"--data": "nowhere"}, "test.json is missing"),
         ("armbench-segmentation", {"--split": "train"}, "train.json is missing"),
+        ("armbench-segmentation", {"--subset": "all", "--split": "train"}, "none of mix-object-tote"),
+        ("armbench-segmentation", {"--head": "other"}, "--head"),
         ("armbench-identification", {"--data": "nowhere"}, "no Picks/"),
         ("armbench-identification", {"--split": "valset"}, "no split 'valset'"),
         ("armbench-identification", {"--gallery": "some"}, "container or all"),
@@ -108,6 +221,16 @@ def test_bad_input_ends_with_two(mca, bundle, tmp_path: Path, command, changes, 
     assert code == 2
     assert message in errors
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_missing_one_of_several_subsets_is_refused_before_work(mca, bundle, tmp_path: Path) -> None:
+    write_tote_set(tmp_path / "totes", 1)
+    data = ("--data", tmp_path / "totes", "--model", bundle.path, "--out", tmp_path / "out")
+    subsets = ("--subset", "mix-object-tote", "--subset", "same-object-transfer-set")
+    code, _, errors = mca("eval", "armbench-segmentation", *data, *subsets)
+    assert code == 2
+    assert "leave out --subset same-object-transfer-set" in errors
+    assert not (tmp_path / "out").exists()
 
 
 def test_altered_model_is_refused(mca, tmp_path: Path) -> None:

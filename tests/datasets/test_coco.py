@@ -337,3 +337,34 @@ def test_documents_are_not_changed(tmp_path) -> None:
     before = copy.deepcopy(content)
     CocoSplit.open(write(tmp_path, content))
     assert content == before
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ([9, 4, 22, 22], (9, 4, 31, 26)),
+        ([9.5, 4.5, 40, 30], (9.5, 4.5, 49.5, 34.5)),
+        ([12, 7, 16, 16], (12, 7, 28, 23)),
+        ([13, 5, 17, 20], (10, 5, 30, 25)),
+        ([10, 5, 70, 20], (10, 5, 30, 25)),
+        ([-3, 5, 33, 20], (10, 5, 30, 25)),
+        ([10, 5, 20], (10, 5, 30, 25)),
+        ([10, 5, float("nan"), 20], (10, 5, 30, 25)),
+        ("10 5", (10, 5, 30, 25)),
+        (None, (10, 5, 30, 25)),
+        ([10**400, 5, 20, 20], (10, 5, 30, 25)),
+    ],
+)
+def test_stated_box_counts_where_it_fits_the_outline(tmp_path, stated, expected) -> None:
+    content = {**document(), "annotations": [annotation(1, bbox=stated)]}
+    (record,) = CocoSplit.open(write(tmp_path, content)).records
+    assert record.annotations[0].box == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"), [(0.4, 0.4), (1, 1.0), (1.5, None), ("half", None), (True, None)]
+)
+def test_visible_fraction_is_read_where_it_is_one(tmp_path, stated, expected) -> None:
+    content = {**document(), "annotations": [annotation(1, visible_fraction=stated)]}
+    (record,) = CocoSplit.open(write(tmp_path, content)).records
+    assert record.annotations[0].visible_fraction == expected
