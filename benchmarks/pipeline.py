@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -85,8 +84,7 @@ def main() -> None:
             results[name] = measure(pipeline, images, options.runs)
             print(f"{name:12} {results[name]['total_ms_median_of_runs']:9.1f} ms per image")
     facts = reports.environment()
-    processor = re.sub(r"[^a-z0-9]+", "-", facts["device"]["cpu"].lower()).strip("-") or "unknown"
-    target = reports.new_folder(options.out) / f"pipeline-{processor}.json"
+    target = reports.new_folder(options.out) / f"pipeline-{reports.device_slug(facts)}.json"
     reports.write_json(
         target,
         {

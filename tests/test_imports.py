@@ -13,8 +13,9 @@ from importlinter.cli import lint_imports
 import mca_perception
 
 ROOT = Path(__file__).resolve().parents[1]
-TORCH_FOLDERS = ("backbone", "training")
-TORCH_FILES = ("model", "losses", "data", "task", "validation", "export")
+TORCH_FOLDERS = ("backbone", "contrastive", "pretraining", "training")
+TORCH_PACKAGES = ("mca_perception.segmentation.cascade",)
+TORCH_FILES = ("model", "losses", "data", "task", "validation", "export", "heads", "loading")
 HEAVY = ("torch", "rclpy", "onnxscript")
 
 
@@ -27,6 +28,7 @@ def runtime_modules(*, ros: bool) -> list[str]:
         if (name.split(".")[1] == "ros") == ros
         and name.split(".")[1] not in TORCH_FOLDERS
         and name.split(".")[-1] not in TORCH_FILES
+        and not name.startswith(TORCH_PACKAGES)
     ]
 
 
