@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -216,10 +215,12 @@ def training_case(name: str, device_name: str, batch: int, steps: int, threads: 
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Highest memory use of this process so far: allocated on a GPU, resident on a CPU."""
+    """Highest memory use of this process so far: allocated on a GPU, resident on a CPU (Linux)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not getrusage: a child starts with its parent's peak there.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def training_table(device: torch.device, batch: int, runs: int, steps: int) -> dict[str, Any]:
@@ -289,7 +290,7 @@ def main() -> None:
     training = None
     if "training" not in options.skip:
         batch = options.training_batch or (64 if gpu else 8)
-        training = training_table(device, batch, runs=3, steps=20 if gpu else 3)
+        training = training_table(device, batch, max(1, options.runs // 2), steps=20 if gpu else 3)
         for name, entry in training["candidates"].items():
             print(
                 f"training  batch {batch:3}  {name:24} {entry['milliseconds']:9.1f} ms/step "

@@ -13,7 +13,7 @@ from mca_perception.errors import BundleError
 CARD_NAME = "README.md"
 # Kept in the manifest, but not what a reader of the card looks for.
 NOT_ON_THE_CARD = frozenset(
-    {"all_categories", "created", "device", "incomplete", "model", "not_ranked", "score_floor", "versions"}
+    {"created", "device", "incomplete", "model", "not_ranked", "score_floor", "versions"}
 )
 
 
