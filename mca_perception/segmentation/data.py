@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import cv2
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from mca_perception.datasets.coco import Annotation, ImageRecord, rasterise
 from mca_perception.segmentation.losses import SegmentationTargets
 from mca_perception.segmentation.model import MASK_STRIDE, TOKEN_STRIDE
+from mca_perception.segmentation.recipe import Augmentation
 
 FILL = 127
 # Targets are drawn at this multiple of the network's input, so that outlines are not a pixel too fat.
@@ -24,20 +25,8 @@ SUPERSAMPLING = 2
 MIN_AREA = 60
 MIN_KEPT_FRACTION = 0.25
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training scene.
-
-    Attributes:
-        scale: range of the zoom relative to "whole image fits".
-        rotation: largest in-plane rotation in degrees, besides the 180 degree turns.
-        brightness: largest relative change of exposure.
-    """
-
-    scale: tuple[float, float] = (0.85, 1.3)
-    rotation: float = 8.0
-    brightness: float = 0.3
+Instance = tuple[NDArray[np.uint8], int]
+"""Mask, 0 or 1 at ``SUPERSAMPLING`` times the network's input, and label."""
 
 
 class Sample(NamedTuple):
@@ -45,6 +34,18 @@ class Sample(NamedTuple):
 
     image: Tensor
     targets: SegmentationTargets
+
+
+class Scene(NamedTuple):
+    """An image at the network's size and what is in it.
+
+    Attributes:
+        image: ``[3, H, W]`` uint8 RGB.
+        instances: each object's own mask, uint8 ``[SUPERSAMPLING * H, SUPERSAMPLING * W]`` of 0 and 1, and its label.
+    """
+
+    image: Tensor
+    instances: Iterator[Instance]
 
 
 class SegmentationDataset(Dataset[Sample]):
@@ -76,16 +77,41 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        record = self.images[index]
-        image = record.read()
+        scene = self.scene(index)
+        return Sample(scene.image, build_targets(*paint(scene.instances, self.input_size)))
+
+    def scene(self, index: int) -> Scene:
+        """The image as the network sees it, and its objects one by one."""
         rng = np.random.default_rng((self.seed, index, torch.initial_seed() % 2**63))
-        transform = self._window(image.shape[:2], rng)
-        view = _sample_view(image, transform, self.input_size)
-        instances, labels = self._draw_instances(record, transform)
+        view, instances = self._view(index, rng)
         if self.augmentation is not None:
+            if self.augmentation.copy_paste and rng.random() < self.augmentation.copy_paste:
+                view, instances = self._paste(view, instances, rng)
             view = _change_colours(view, rng, self.augmentation.brightness)
         image_tensor = torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
-        return Sample(image_tensor, build_targets(instances, labels))
+        return Scene(image_tensor, instances)
+
+    def _view(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Iterator[Instance]]:
+        """A random window of an image, ``[H, W, 3]``, and the objects in it."""
+        record = self.images[index]
+        image = record.read()
+        transform = self._window(image.shape[:2], rng)
+        return _sample_view(image, transform, self.input_size), self._draw_instances(record, transform)
+
+    def _paste(
+        self, view: NDArray[np.uint8], instances: Iterator[Instance], rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Iterator[Instance]]:
+        """Paste random objects of a random scene over a view ("Simple Copy-Paste is a Strong Data Augmentation")."""
+        assert self.augmentation is not None
+        other, candidates = self._view(int(rng.integers(len(self.images))), rng)
+        allowed = {self.label_index.get(name) for name in self.augmentation.pasted_labels}
+        pasted = _choose(
+            (item for item in candidates if item[1] in allowed), self.augmentation.most_pasted, rng
+        )
+        if not pasted:
+            return view, instances
+        cover = np.bitwise_or.reduce([mask for mask, _ in pasted])
+        return blend(view, other, cover), chain(_visible(instances, cover), pasted)
 
     def _window(self, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
         """Affine map from image to network coordinates, both continuous (a pixel's centre is at index + 0.5)."""
@@ -106,25 +132,58 @@ class SegmentationDataset(Dataset[Sample]):
         offset = np.array([width / 2, height / 2]) + shift - linear @ centre
         return np.column_stack([linear, offset])
 
-    def _draw_instances(
-        self, record: ImageRecord, transform: NDArray[np.float64]
-    ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-        """Instance-id image at network size (0 = background, k = k-th kept object) and the kept objects' labels."""
+    def _draw_instances(self, record: ImageRecord, transform: NDArray[np.float64]) -> Iterator[Instance]:
+        """Mask (0 or 1, supersampled) and label of each object that is still large enough."""
         transform = transform * SUPERSAMPLING
-        canvas = np.zeros([side * SUPERSAMPLING for side in self.input_size], np.uint16)
-        labels: list[int] = []
         area_scale = abs(float(np.linalg.det(transform[:, :2])))
         for annotation in record.annotations:
             if annotation.category not in self.label_index or annotation.is_crowd:
                 continue
-            before = canvas.copy()
-            _draw(canvas, annotation, transform, len(labels) + 1, record)
-            area = int((canvas == len(labels) + 1).sum())
-            if area < max(MIN_AREA * SUPERSAMPLING**2, MIN_KEPT_FRACTION * annotation.area * area_scale):
-                canvas = before
-            else:
-                labels.append(self.label_index[annotation.category])
-        return canvas, np.asarray(labels, np.int64)
+            mask = np.zeros([side * SUPERSAMPLING for side in self.input_size], np.uint8)
+            _draw(mask, annotation, transform, record)
+            smallest = max(MIN_AREA * SUPERSAMPLING**2, MIN_KEPT_FRACTION * annotation.area * area_scale)
+            if cv2.countNonZero(mask) >= smallest:
+                yield mask, self.label_index[annotation.category]
+
+
+def _choose(items: Iterable[Instance], most: int, rng: np.random.Generator) -> list[Instance]:
+    """A random number of random items, 1 to ``most``, in their order; never more than ``most`` are held at once."""
+    wanted = int(rng.integers(1, most + 1))
+    chosen: list[tuple[int, Instance]] = []
+    for number, item in enumerate(items):
+        if number < wanted:
+            chosen.append((number, item))
+        elif (place := int(rng.integers(number + 1))) < wanted:  # reservoir sampling
+            chosen[place] = (number, item)
+    return [item for _, item in sorted(chosen, key=lambda entry: entry[0])]
+
+
+def blend(below: NDArray[np.uint8], above: NDArray[np.uint8], cover: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``[H, W, 3]``: ``above`` where the supersampled mask covers a pixel, else ``below``; mixed at the outline."""
+    height, width = below.shape[:2]
+    share = cv2.resize(cover.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)[..., None]
+    return np.asarray(np.rint(below * (1 - share) + above * share), np.uint8)
+
+
+def _visible(instances: Iterable[Instance], cover: NDArray[np.uint8]) -> Iterator[Instance]:
+    """What objects show outside ``cover``; those that hardly show any more are left out: they become clutter."""
+    for mask, label in instances:
+        shown = np.asarray(mask & (cover ^ 1), np.uint8)
+        smallest = max(MIN_AREA * SUPERSAMPLING**2, MIN_KEPT_FRACTION * cv2.countNonZero(mask))
+        if cv2.countNonZero(shown) >= smallest:
+            yield shown, label
+
+
+def paint(
+    instances: Iterable[Instance], input_size: tuple[int, int]
+) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """Paint masks over each other: supersampled instance-id image (0 = background, k = k-th object) and labels."""
+    canvas = np.zeros([side * SUPERSAMPLING for side in input_size], np.uint16)
+    labels: list[int] = []
+    for mask, label in instances:
+        labels.append(label)
+        canvas[mask > 0] = len(labels)
+    return canvas, np.asarray(labels, np.int64)
 
 
 def _pixel_transform(transform: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -138,9 +197,8 @@ def _sample_view(
 ) -> NDArray[np.uint8]:
     scale = float(np.sqrt(abs(np.linalg.det(transform[:, :2]))))
     if scale < 0.5:  # shrink by area first, or bilinear sampling aliases
-        shrunk = np.asarray(
-            cv2.resize(image, None, fx=2 * scale, fy=2 * scale, interpolation=cv2.INTER_AREA), np.uint8
-        )
+        width, height = (max(1, round(2 * scale * side)) for side in image.shape[1::-1])
+        shrunk = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         ratio = np.array([image.shape[1] / shrunk.shape[1], image.shape[0] / shrunk.shape[0]])
         transform = np.column_stack([transform[:, :2] * ratio, transform[:, 2]])
         image = shrunk
@@ -156,24 +214,18 @@ def _sample_view(
 
 
 def _draw(
-    canvas: NDArray[np.uint16],
-    annotation: Annotation,
-    transform: NDArray[np.float64],
-    value: int,
-    record: ImageRecord,
+    canvas: NDArray[np.uint8], annotation: Annotation, transform: NDArray[np.float64], record: ImageRecord
 ) -> None:
     if isinstance(annotation.segmentation, list):
         for polygon in annotation.segmentation:
             points = (
                 np.asarray(polygon, np.float64).reshape(-1, 2) @ transform[:, :2].T + transform[:, 2] - 0.5
             )
-            cv2.fillPoly(
-                canvas, [np.round(points * 16).astype(np.int32)], float(value), lineType=cv2.LINE_8, shift=4
-            )
+            cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], 1.0, lineType=cv2.LINE_8, shift=4)
         return
     mask = rasterise(annotation, record.height, record.width).astype(np.uint8)
     warped = cv2.warpAffine(mask, _pixel_transform(transform), canvas.shape[::-1], flags=cv2.INTER_NEAREST)
-    canvas[warped > 0] = value
+    canvas[warped > 0] = 1
 
 
 def _change_colours(

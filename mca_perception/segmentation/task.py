@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from mca_perception.backbone import normalise
-from mca_perception.datasets.coco import CocoSplit
-from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
-from mca_perception.segmentation.data import Augmentation, SegmentationDataset, collate
+from mca_perception.backbone import Backbone, normalise
+from mca_perception.segmentation.data import collate
+from mca_perception.segmentation.loading import open_splits, training_loader
 from mca_perception.segmentation.losses import SegmentationTargets, segmentation_loss
 from mca_perception.segmentation.model import TOKEN_STRIDE, SegmentationConfig, SegmentationHead
 from mca_perception.segmentation.recipe import SegmentationRecipe
@@ -42,15 +41,7 @@ class SegmentationTask:
         )
         # Convolutions over channels-last maps save a sixth of a training step on a CPU.
         self.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        train = CocoSplit.open(recipe.data, subset=recipe.subset, split=recipe.train_split)
-        validation = CocoSplit.open(
-            recipe.data, subset=recipe.subset, split=recipe.validation_split, limit=recipe.validation_images
-        )
-        self.skipped = {"train": dict(train.skipped), "validation": dict(validation.skipped)}
-        self.dataset = SegmentationDataset(
-            train.records, recipe.labels, recipe.input_size, Augmentation(), seed
-        )
-        self.validation = SegmentationDataset(validation.records, recipe.labels, recipe.input_size, None)
+        self.dataset, self.validation, self.skipped = open_splits(recipe, seed)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -59,38 +50,29 @@ class SegmentationTask:
 
     def batches(self, seed: int) -> Iterable[tuple[Tensor, list[SegmentationTargets]]]:
         """One pass over the training images in random order."""
-        generator = torch.Generator().manual_seed(seed)
-        return DataLoader(
-            self.dataset,
-            self.recipe.batch_size,
-            sampler=RandomSampler(self.dataset, generator=generator),
-            num_workers=self.recipe.workers,
-            collate_fn=collate,
-            drop_last=True,
-            worker_init_fn=initialise_worker,
-            multiprocessing_context=WORKER_CONTEXT if self.recipe.workers else None,
-            generator=generator,
-        )
+        return training_loader(self.dataset, self.recipe, collate, seed)
 
     def losses(
-        self, backbone: nn.Module, batch: tuple[Tensor, list[SegmentationTargets]], device: torch.device
+        self, backbone: Backbone, batch: tuple[Tensor, list[SegmentationTargets]], device: torch.device
     ) -> dict[str, Tensor]:
         """Score, mask BCE and mask dice losses of a batch."""
         images, targets = batch
-        pixels = normalise(images, device).contiguous(memory_format=torch.channels_last)
-        output = self.head(backbone(pixels), pixels)
+        pixels = normalise(images, device, backbone.normalisation).contiguous(
+            memory_format=torch.channels_last
+        )
+        output = self.head(backbone(pixels)["encoder_out"], pixels)
         # Kernels are polynomials in absolute coordinates: their product needs float32.
         with torch.autocast(device.type, enabled=False):
             return segmentation_loss(output, [truth.to(device) for truth in targets], self.grid)
 
     @torch.inference_mode()
-    def validate(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+    def validate(self, backbone: Backbone, device: torch.device) -> dict[str, float]:
         """Mask average precision on the validation images, at the resolution of the mask features."""
         predictions: list[tuple[NDArray[Any], ...]] = []
         truths: list[tuple[NDArray[np.bool_], NDArray[np.int64]]] = []
         for images, targets in DataLoader(self.validation, self.recipe.batch_size, collate_fn=collate):
-            pixels = normalise(images, device)
-            scores, labels, logits = self.head.predict(backbone(pixels), pixels)
+            pixels = normalise(images, device, backbone.normalisation)
+            scores, labels, logits = self.head.predict(backbone(pixels)["encoder_out"], pixels)
             for arrays in zip(scores, labels, logits, strict=True):
                 predictions.append(tuple(array.float().cpu().numpy() for array in arrays))
             truths.extend((truth.masks.numpy() > 0.5, truth.labels.numpy()) for truth in targets)

@@ -12,6 +12,7 @@ from torch import nn
 
 from mca_perception.backbone.adapters import plain_key
 from mca_perception.errors import RecipeError
+from mca_perception.training.early_stopping import BestWeights
 from mca_perception.training.schedule import WeightAverage
 
 WEIGHTS = "weights.safetensors"
@@ -31,6 +32,7 @@ def save_training_state(
     model: nn.Module,
     average: WeightAverage,
     optimiser: torch.optim.Optimizer,
+    best: BestWeights,
     state: TrainingState,
 ) -> None:
     """Write everything that a run needs to go on, atomically."""
@@ -38,6 +40,7 @@ def save_training_state(
         "model": model.state_dict(),
         "average": average.tensors,
         "optimiser": optimiser.state_dict(),
+        "best": best.state_dict(),
         "step": state.step,
         "minutes": state.minutes,
         "metrics": state.metrics,
@@ -48,12 +51,16 @@ def save_training_state(
 
 
 def load_training_state(
-    path: Path, model: nn.Module, average: WeightAverage, optimiser: torch.optim.Optimizer
+    path: Path,
+    model: nn.Module,
+    average: WeightAverage,
+    optimiser: torch.optim.Optimizer,
+    best: BestWeights,
 ) -> TrainingState:
     """Restore a run in place.
 
     Raises:
-        RecipeError: the file does not belong to this recipe's model.
+        RecipeError: the file does not belong to this recipe's model or optimiser.
     """
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     try:
@@ -62,7 +69,14 @@ def load_training_state(
         raise RecipeError(f"{path} is of another model than the recipe's: {error}") from error
     for name, tensor in content["average"].items():
         average.tensors[name].copy_(tensor)
-    optimiser.load_state_dict(content["optimiser"])
+    scales = [group["lr_scale"] for group in optimiser.param_groups]
+    try:
+        optimiser.load_state_dict(content["optimiser"])
+    except ValueError as error:
+        raise RecipeError(f"{path} is of another optimiser than the recipe's: {error}") from error
+    for group, scale in zip(optimiser.param_groups, scales, strict=True):
+        group["lr_scale"] = scale  # the recipe's, as is the learning rate
+    best.load_state_dict(content.get("best", {}))  # not in states of runs that had no monitor yet
     return TrainingState(content["step"], content["minutes"], content["metrics"])
 
 

@@ -25,23 +25,35 @@ from mca_perception.training.checkpoints import (
     save_training_state,
     save_weights,
 )
+from mca_perception.training.distributed import Processes
+from mca_perception.training.early_stopping import BestWeights
+from mca_perception.training.hardware import describe_device, select_device, uses_bfloat16
 from mca_perception.training.model import PerceptionModel
 from mca_perception.training.recipe import Recipe
-from mca_perception.training.schedule import WeightAverage, learning_rate, parameter_groups, progress
+from mca_perception.training.schedule import (
+    WeightAverage,
+    learning_rate,
+    parameter_groups,
+    progress,
+    set_learning_rate,
+    trainable_parameters,
+)
 from mca_perception.training.task import Task
 
 LOG = "log.jsonl"
 LOG_EVERY_STEPS = 50
+ALONE = Processes()
 console = Console(stderr=True)
 
 
 class EndlessBatches:
-    """Batches of a task, epoch after epoch, each epoch with its own seed."""
+    """This process' batches of a task, epoch after epoch, each epoch with its own seed."""
 
-    def __init__(self, task: Task, seed: int, first_epoch: int) -> None:
+    def __init__(self, task: Task, seed: int, first_epoch: int, processes: Processes) -> None:
         self.task = task
         self.seed = seed
         self.epoch = first_epoch
+        self.processes = processes
         self.iterator: Iterator[Any] = iter(())
 
     def __next__(self) -> Any:
@@ -49,17 +61,24 @@ class EndlessBatches:
             try:
                 return next(self.iterator)
             except StopIteration:
-                self.iterator = iter(self.task.batches(self.seed + 1000 * self.epoch))
+                seed = self.seed + 1000 * self.epoch
+                self.iterator = iter(self.processes.share(self.task.batches(seed)))
                 self.epoch += 1
         raise RecipeError(
-            f"task {self.task.name} has less data than one batch; add data or lower its batch_size"
+            f"task {self.task.name} has less data than one batch per process; add data or lower its batch_size"
         )
 
 
 def train(
-    recipe: Recipe, model: PerceptionModel, tasks: list[Task], out: Path, *, resume: bool = False
+    recipe: Recipe,
+    model: PerceptionModel,
+    tasks: list[Task],
+    out: Path,
+    *,
+    resume: bool = False,
+    processes: Processes = ALONE,
 ) -> TrainingState:
-    """Train until the budget is used; leaves the averaged weights in ``model``.
+    """Train until the budget is used; leaves the averaged weights in ``model``: the last, or the best if monitored.
 
     Args:
         recipe: settings.
@@ -67,47 +86,34 @@ def train(
         tasks: the tasks whose heads ``model`` holds.
         out: folder for ``state.pt`` (to resume from), ``log.jsonl`` and the final ``weights.safetensors``.
         resume: go on from ``state.pt`` when it is there.
+        processes: those that share the work; only the first validates and writes.
 
     Returns:
-        The final state with the last validation metrics.
+        The final state with the validation metrics of the resulting weights; none in other processes than the first.
 
     Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and the state saved.
+        KeyboardInterrupt: SIGINT or SIGTERM came to any process; the step was finished and the state saved.
     """
-    torch.manual_seed(recipe.seed)
-    device = select_device(recipe.device)
+    device = processes.own_device(select_device(recipe.device))
     model.to(device).train()
+    processes.copy_first(model)
+    torch.manual_seed(recipe.seed + processes.index)
     console.print(str(trainable_report(model)), highlight=False)
-    state, average = TrainingState(), WeightAverage(model, recipe.optimiser.ema_decay)
-    groups = parameter_groups(model, recipe.optimiser.weight_decay)
-    optimiser = torch.optim.AdamW(groups, lr=recipe.optimiser.lr, betas=recipe.optimiser.betas)
-    checkpoint = out / "state.pt"
-    if resume and checkpoint.is_file():
-        state = load_training_state(checkpoint, model, average, optimiser)
-        console.print(f"resumed at step {state.step} after {state.minutes:.1f} min")
-    backbone = model.backbone
-    if recipe.compile:
-        backbone = cast(Backbone, torch.compile(backbone, dynamic=False))
-    sources = {task.name: EndlessBatches(task, recipe.seed, first_epoch=state.step) for task in tasks}
-    run = _Run(recipe, model, backbone, tasks, sources, optimiser, average, device, out)
+    run = _Run(recipe, model, tasks, device, out, processes)
+    if resume and run.checkpoint.is_file():
+        run.load()
     with _stop_requests() as stop:
-        run.until_done(state, stop)
-    save_training_state(checkpoint, model, average, optimiser, state)
+        run.until_done(stop)
+        run.save()
+        # A launcher ends all processes as soon as one has ended: none may before the state is saved.
+        processes.agree(run.state.minutes, False, device)
     if stop.is_set():
-        console.print(f"stopped at step {state.step}; go on with --resume")
+        console.print(f"stopped at step {run.state.step}; go on with --resume")
         raise KeyboardInterrupt
-    average.swap(model)
-    save_weights(out / WEIGHTS, model)
-    state.metrics = validate(model, tasks, device)
-    run.log(
-        {
-            "step": state.step,
-            "minutes": round(state.minutes, 2),
-            "device": describe_device(device),
-            **state.metrics,
-        }
-    )
-    return state
+    run.average.swap(model)
+    if processes.is_first:
+        run.finish()
+    return run.state
 
 
 class _Run:
@@ -117,68 +123,111 @@ class _Run:
         self,
         recipe: Recipe,
         model: PerceptionModel,
-        backbone: Backbone,
         tasks: list[Task],
-        sources: dict[str, EndlessBatches],
-        optimiser: torch.optim.Optimizer,
-        average: WeightAverage,
         device: torch.device,
         out: Path,
+        processes: Processes,
     ) -> None:
-        self.recipe, self.model, self.backbone = recipe, model, backbone
-        self.tasks, self.sources = tasks, sources
-        self.optimiser, self.average = optimiser, average
-        self.device, self.out = device, out
+        settings = recipe.optimiser
+        self.recipe, self.model, self.tasks = recipe, model, tasks
+        self.device, self.out, self.processes = device, out, processes
+        self.backbone: Backbone = model.backbone
+        if recipe.compile:
+            self.backbone = cast(Backbone, torch.compile(model.backbone, dynamic=False))
+        self.parameters = list(trainable_parameters(model).values())
+        groups = parameter_groups(model, settings.weight_decay, settings.layer_decay)
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas)
+        self.average = WeightAverage(model, settings.ema_decay)
+        self.best = BestWeights.of(recipe.budget)
+        self.state = TrainingState()
+        self.sources = self._open_sources()
         self.reduced_precision = uses_bfloat16(recipe.precision, device)
+        self.checkpoint = out / "state.pt"
         out.mkdir(parents=True, exist_ok=True)
 
-    def until_done(self, state: TrainingState, stop: threading.Event) -> None:
-        budget = self.recipe.budget
+    def _open_sources(self) -> dict[str, EndlessBatches]:
+        return {
+            task.name: EndlessBatches(task, self.recipe.seed, self.state.step, self.processes)
+            for task in self.tasks
+        }
+
+    def load(self) -> None:
+        """Go on where :meth:`save` was."""
+        self.state = load_training_state(self.checkpoint, self.model, self.average, self.optimiser, self.best)
+        self.sources = self._open_sources()
+        console.print(f"resumed at step {self.state.step} after {self.state.minutes:.1f} min")
+
+    def save(self) -> None:
+        """Write ``state.pt``."""
+        if self.processes.is_first:
+            save_training_state(
+                self.checkpoint, self.model, self.average, self.optimiser, self.best, self.state
+            )
+
+    def until_done(self, stop: threading.Event) -> None:
+        """Step until the budget or the patience is used, or any process is asked to stop."""
+        state, budget = self.state, self.recipe.budget
         saved = validated = state.minutes
-        window: dict[str, float] = {}
-        counted = 0
-        while progress(state.step, state.minutes, budget) < 1.0 and not stop.is_set():
+        window = _Means()
+        ended = self.best.exhausted
+        while progress(state.step, state.minutes, budget) < 1.0 and not ended and not stop.is_set():
             started = time.monotonic()
             lr = learning_rate(state.step, progress(state.step, state.minutes, budget), self.recipe.optimiser)
-            for name, value in self.step(state.step, lr).items():
-                window[name] = window.get(name, 0.0) + float(value)
-            counted += 1
+            window.add(self.step(state.step, lr))
             state.step += 1
-            state.minutes += (time.monotonic() - started) / 60
+            minutes = state.minutes + (time.monotonic() - started) / 60
+            state.minutes, stopped = self.processes.agree(minutes, stop.is_set(), self.device)
+            if stopped:
+                stop.set()
             if state.step % LOG_EVERY_STEPS == 0:
-                means = {name: round(value / counted, 4) for name, value in window.items()}
-                self.log(
-                    {"step": state.step, "minutes": round(state.minutes, 2), "lr": round(lr, 6), **means}
-                )
-                window.clear()
-                counted = 0
-            if state.minutes - saved >= budget.checkpoint_minutes:
-                save_training_state(self.out / "state.pt", self.model, self.average, self.optimiser, state)
-                saved = state.minutes
-            if state.minutes - validated >= budget.validate_minutes:
-                self.average.swap(self.model)
-                state.metrics = validate(self.model, self.tasks, self.device)
-                self.average.swap(self.model)
-                self.log({"step": state.step, "minutes": round(state.minutes, 2), **state.metrics})
+                self.log({**self._position(), "lr": round(lr, 6), **window.take()})
+            if self._validation_is_due(state.minutes - validated):
+                ended = self._validate_average()
                 validated = state.minutes
+            if state.minutes - saved >= budget.checkpoint_minutes:
+                self.save()
+                saved = state.minutes
+
+    def _validation_is_due(self, minutes: float) -> bool:
+        budget = self.recipe.budget
+        if budget.validate_steps is not None:
+            return self.state.step % budget.validate_steps == 0
+        return minutes >= budget.validate_minutes
+
+    def _validate_average(self) -> bool:
+        """Validate the averaged weights, in the first process; true in all of them if the patience is used up."""
+        if self.processes.is_first:
+            self.average.swap(self.model)
+            self.state.metrics = validate(self.model, self.tasks, self.device)
+            self.best.update(self.state.metrics, self.model, self.state.step)
+            self.average.swap(self.model)
+            self.log({**self._position(), **self.state.metrics})
+        return self.processes.agree(0.0, self.best.exhausted, self.device)[1]
+
+    def finish(self) -> None:
+        """Validate the average that ``model`` holds now, choose between it and the best one, write the result."""
+        state = self.state
+        save_weights(self.out / WEIGHTS, self.model)
+        state.metrics = validate(self.model, self.tasks, self.device)
+        position = {**self._position(), "device": describe_device(self.device)}
+        self.best.update(state.metrics, self.model, state.step)
+        if self.best.monitor is not None:
+            self.best.restore(self.model)
+            save_weights(self.out / WEIGHTS, self.model)
+            state.metrics = self.best.metrics
+            position["weights_of_step"] = self.best.step
+        self.log({**position, **state.metrics})
 
     def step(self, number: int, lr: float) -> dict[str, Tensor]:
-        """One optimiser step over every task whose turn it is."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
+        """One optimiser step over every task whose turn it is; returns the means of this process' loss terms."""
+        set_learning_rate(self.optimiser, lr)
         self.optimiser.zero_grad(set_to_none=True)
         terms: dict[str, Tensor] = {}
         for task in self.tasks:
-            if number % task.every:
-                continue
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced_precision):
-                losses = task.losses(self.backbone, next(self.sources[task.name]), self.device)
-            # One backward pass per task keeps only one task's activations in memory.
-            (task.weight * torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
-            terms.update(
-                {f"{task.name}/{name}": value.detach() * task.every for name, value in losses.items()}
-            )
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimiser.clip_norm)
+            if number % task.every == 0:
+                terms.update(self._accumulate(task))
+        self.processes.average_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.optimiser.clip_norm)
         if not torch.isfinite(norm):
             raise RecipeError(
                 f"the gradient is not finite at step {number}; lower optimiser.lr or use precision=fp32"
@@ -187,11 +236,50 @@ class _Run:
         self.average.update(self.model, number)
         return terms
 
+    def _accumulate(self, task: Task) -> dict[str, Tensor]:
+        """Add a task's gradient, the mean over its batches of this step; returns the means of its loss terms."""
+        batches = self.recipe.optimiser.accumulation_steps
+        sums: dict[str, Tensor] = {}
+        for _ in range(batches):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced_precision):
+                losses = task.losses(self.backbone, next(self.sources[task.name]), self.device)
+            # One backward pass per batch keeps only one batch's activations in memory.
+            (task.weight / batches * torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.items():
+                key = f"{task.name}/{name}"
+                sums[key] = sums.get(key, 0.0) + value.detach() * (task.every / batches)
+        return sums
+
+    def _position(self) -> dict[str, Any]:
+        return {"step": self.state.step, "minutes": round(self.state.minutes, 2)}
+
     def log(self, entry: dict[str, Any]) -> None:
-        """One JSON line to ``log.jsonl`` and to the console."""
+        """One JSON line to ``log.jsonl`` and to the console, from the first process."""
+        if not self.processes.is_first:
+            return
         with (self.out / LOG).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
         console.print("  ".join(f"{key} {value}" for key, value in entry.items()), highlight=False)
+
+
+class _Means:
+    """Running means of loss terms per step."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.steps = 0
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Take one step's terms."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.steps += 1
+
+    def take(self) -> dict[str, float]:
+        """The means so far; starts anew."""
+        means = {name: round(value / self.steps, 4) for name, value in self.sums.items()}
+        self.sums, self.steps = {}, 0
+        return means
 
 
 def validate(model: PerceptionModel, tasks: list[Task], device: torch.device) -> dict[str, float]:
@@ -224,28 +312,3 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train()
-
-
-def select_device(name: str) -> torch.device:
-    """``auto`` is the GPU when there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def uses_bfloat16(precision: str, device: torch.device) -> bool:
-    """``auto`` computes in bfloat16 where the hardware has it: emulated, it is several times slower than float32."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities: Mapping[str, Any] = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def describe_device(device: torch.device) -> str:
-    """Name of the hardware, for logs and model cards."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name", "CPU") if device.type == "cpu" else device.type
-    return f"{name}, {torch.get_num_threads()} threads"

@@ -28,11 +28,13 @@ class PerceptionModel(nn.Module):
 def build(recipe: Recipe) -> tuple[PerceptionModel, list[Task]]:
     """Model with fresh (or the recipe's checkpoint's) weights, and its tasks with their data opened."""
     section = recipe.backbone
+    overrides = {"gradient_checkpointing": True} if section.gradient_checkpointing else {}
     backbone = create_backbone(
         section.name,
         img_size=section.img_size,
         modalities=section.modalities,
         drop_path_rate=section.drop_path_rate,
+        **overrides,
     )
     if recipe.pretraining is not None:
         initialise(backbone, recipe.pretraining)

@@ -39,10 +39,15 @@ class BackboneSection(Section):
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
     checkpoint: Path | None = None
     freeze: bool = False
+    gradient_checkpointing: bool = False
 
 
 class OptimiserSection(Section):
-    """AdamW with warm-up, a flat part and a cosine tail; an exponential moving average is what gets shipped."""
+    """AdamW with warm-up, a flat part and a cosine tail; an exponential moving average is what gets shipped.
+
+    ``layer_decay`` lowers the learning rate of the backbone from block to block towards the input; 1 leaves it the
+    same everywhere. A step sums the gradients of ``accumulation_steps`` batches of every task.
+    """
 
     lr: PositiveFloat = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
@@ -52,20 +57,32 @@ class OptimiserSection(Section):
     flat_fraction: float = Field(default=0.6, ge=0, le=1)
     final_lr_fraction: float = Field(default=0.02, ge=0, le=1)
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    accumulation_steps: PositiveInt = 1
 
 
 class BudgetSection(Section):
-    """When to stop: whichever limit is reached first. The schedule follows the larger fraction used."""
+    """When to stop: whichever limit is reached first. The schedule follows the larger fraction used.
+
+    ``validate_steps`` takes the place of ``validate_minutes``. With ``monitor``, a validation metric of which more is
+    better, the run's result is the average that scored best, not the last one; ``patience`` ends the run after so
+    many validations in a row without a better one.
+    """
 
     max_steps: PositiveInt | None = None
     max_minutes: PositiveFloat | None = None
     checkpoint_minutes: PositiveFloat = 5.0
     validate_minutes: PositiveFloat = 10.0
+    validate_steps: PositiveInt | None = None
+    monitor: str | None = Field(default=None, pattern=r"^[a-z]+/\S+$")
+    patience: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> BudgetSection:
         if self.max_steps is None and self.max_minutes is None:
             raise ValueError("set max_steps, max_minutes or both")
+        if self.patience is not None and self.monitor is None:
+            raise ValueError("patience needs monitor, for example segmentation/mask_map50")
         return self
 
 
@@ -107,6 +124,21 @@ class Recipe(Section):
             raise ValueError("name at least one task: segmentation, identification, pretraining")
         if self.pretraining is not None:
             self.pretraining.check_modalities(self.backbone.modalities)
+        return self
+
+    @model_validator(mode="after")
+    def _monitors_validation_data(self) -> Recipe:
+        """Weights are chosen on a task of this recipe, never on a test split."""
+        if self.budget.monitor is None:
+            return self
+        task = self.budget.monitor.partition("/")[0]
+        section = getattr(self, task) if task in ("segmentation", "identification", "pretraining") else None
+        if section is None:
+            raise ValueError(f"budget.monitor {self.budget.monitor!r} names no task of this recipe")
+        if getattr(section, "validation_split", None) == "test":
+            raise ValueError(
+                f"budget.monitor would choose weights on the test split: set {task}.validation_split to another"
+            )
         return self
 
 

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from mca_perception.backbone.adapters import active_adapter, save_adapter
 from mca_perception.errors import RecipeError
 from mca_perception.training.checkpoints import WEIGHTS, TrainingState, load_shared_weights
+from mca_perception.training.distributed import join_processes
+from mca_perception.training.hardware import flushed_denormals, select_device
 from mca_perception.training.loop import LOG, console, train
 from mca_perception.training.model import PerceptionModel, build
 from mca_perception.training.recipe import Recipe, load_recipe
@@ -21,11 +24,32 @@ ADAPTER = "adapter.safetensors"
 
 
 def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingState:
-    """Train a recipe into the folder ``out``.
+    """Train a recipe into the folder ``out``, together with the other processes that a launcher may have started.
+
+    Returns:
+        The final state; its metrics are empty in all processes but the first.
 
     Raises:
         RecipeError: the folder holds a run already and ``resume`` is not set.
     """
+    with flushed_denormals(), join_processes(select_device(recipe.device)) as processes:
+        if processes.is_first:
+            _open_folder(recipe, out, resume)
+        else:
+            console.quiet = True
+        torch.manual_seed(recipe.seed)
+        model, tasks = build(recipe)
+        for task in tasks:
+            for part, reasons in task.skipped.items():
+                for reason, count in reasons.items():
+                    console.print(f"{task.name}, {part} data: skipped {count} x {reason}", highlight=False)
+        state = train(recipe, model, tasks, out, resume=resume, processes=processes)
+        if processes.is_first:
+            _finish(model, out)
+    return state
+
+
+def _open_folder(recipe: Recipe, out: Path, resume: bool) -> None:
     if (out / RECIPE).exists() and not resume:
         raise RecipeError(
             f"{out} holds a run already; add --resume to go on with it, or choose another --out"
@@ -34,16 +58,12 @@ def run_recipe(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingSt
     (out / RECIPE).write_text(
         yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
     )
-    model, tasks = build(recipe)
-    for task in tasks:
-        for part, reasons in task.skipped.items():
-            for reason, count in reasons.items():
-                console.print(f"{task.name}, {part} data: skipped {count} x {reason}", highlight=False)
-    state = train(recipe, model, tasks, out, resume=resume)
+
+
+def _finish(model: PerceptionModel, out: Path) -> None:
     if (adapter := active_adapter(model.backbone)) is not None:
         save_adapter(model.backbone, adapter, out / ADAPTER)
     plot_curves(out)
-    return state
 
 
 def load_run(folder: Path) -> tuple[Recipe, PerceptionModel, list[Task], list[dict[str, Any]]]:

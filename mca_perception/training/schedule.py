@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mca_perception.backbone.adapters.names import adapter_key
 from mca_perception.training.recipe import BudgetSection, OptimiserSection
+
+# Names of parameters inside the backbone: of block N, and of what comes before the first block.
+_BLOCK = re.compile(r"^backbone\.(?P<tower>.*?)\b(?:layers|blocks|resblocks)\.(?P<number>\d+)\.")
+_EMBEDDING = re.compile(
+    r"^backbone\.(?:.*[._])?(?:\w*embed\w*|\w+_token|conv1|ln_pre|norm_pre|pre_layrnorm)(?:\.|$)"
+)
 
 
 def progress(step: int, elapsed_minutes: float, budget: BudgetSection) -> float:
@@ -35,14 +45,49 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Every parameter that trains, with weight decay on matrices and kernels only: not on vectors, tokens or tables."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+def layer_scales(names: list[str], layer_decay: float) -> dict[str, float]:
+    """Factor on the learning rate of each parameter of a model whose backbone is ``backbone``.
+
+    With ``L`` blocks, block ``l`` (from 0) gets ``layer_decay ** (L - l)`` and the embeddings get ``layer_decay **
+    (L + 1)``, as in BEiT's fine-tuning. What follows the blocks, heads and adapters get 1 (adapters: specification of
+    the adapter, section 6.2; their lowest would hardly train).
+    """
+    depths: dict[str, int] = defaultdict(int)
+    for name in names:
+        if block := _BLOCK.match(name):
+            depths[block["tower"]] = max(depths[block["tower"]], int(block["number"]) + 1)
+
+    def scale(name: str) -> float:
+        if adapter_key(name) is not None:
+            return 1.0
+        if block := _BLOCK.match(name):
+            return layer_decay ** (depths[block["tower"]] - int(block["number"]))
+        return layer_decay ** (max(depths.values(), default=0) + 1) if _EMBEDDING.match(name) else 1.0
+
+    return {name: scale(name) for name in names}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Every parameter that trains, by the factor ``lr_scale`` on its learning rate and by weight decay.
+
+    Weight decay is on matrices and kernels only: not on vectors, tokens or tables.
+    """
+    scales = layer_scales([name for name, _ in model.named_parameters()], layer_decay)
+    groups: dict[float, tuple[list[nn.Parameter], list[nn.Parameter]]] = defaultdict(lambda: ([], []))
     for name, parameter in trainable_parameters(model).items():
-        is_matrix = parameter.ndim >= 2 and not name.endswith(("_token", "embed_positions.A.weight"))
-        (decayed if is_matrix else plain).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        is_vector = parameter.ndim < 2 or name.endswith(("_token", "embed_positions.A.weight"))
+        groups[scales[name]][is_vector].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for scale, parts in sorted(groups.items())
+        for parameters, decay in zip(parts, (weight_decay, 0.0), strict=True)
+    ]
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group of :func:`parameter_groups` its share of ``lr``."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group["lr_scale"]
 
 
 class WeightAverage:

@@ -33,7 +33,10 @@ class Task(Protocol):
         ...
 
     def batches(self, seed: int) -> Iterable[Any]:
-        """One pass over the training data."""
+        """One pass over the training data in the order of ``seed``.
+
+        A run in several processes shares it out, for which it has to be a :class:`~torch.utils.data.DataLoader`.
+        """
         ...
 
     def losses(self, backbone: Backbone, batch: Any, device: torch.device) -> dict[str, Tensor]:

@@ -71,6 +71,14 @@ def test_adapter_by_name_or_settings(tmp_path: Path, overrides: list[str], expec
         (MINIMAL, ["adapter=prompt"], "adapter: Input tag 'prompt'"),
         (MINIMAL, ["adapter.kind=multiway", "adapter.rank=3"], "adapter.multiway.rank: Extra inputs"),
         (MINIMAL, ["adapter={kind: lora, rank: 0}"], "adapter.lora.rank"),
+        (
+            MINIMAL,
+            ["budget.monitor=segmentation/mask_map50", "segmentation.validation_split=test"],
+            "on the test split",
+        ),
+        (MINIMAL, ["budget.patience=3"], "patience needs monitor"),
+        (MINIMAL, ["segmentation.augmentation.scale=[2, 0.1]"], "smaller zoom comes first"),
+        (MINIMAL, ["segmentation.augmentation.copy_paste=2"], "segmentation.augmentation.copy_paste"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str | None, overrides: list[str], message: str) -> None:

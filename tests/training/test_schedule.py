@@ -7,8 +7,17 @@ import torch
 from torch import nn
 
 from mca_perception.backbone import create_backbone
+from mca_perception.backbone.adapters import MultiWayConfig, inject
+from mca_perception.training.model import PerceptionModel
 from mca_perception.training.recipe import BudgetSection, OptimiserSection
-from mca_perception.training.schedule import WeightAverage, learning_rate, parameter_groups, progress
+from mca_perception.training.schedule import (
+    WeightAverage,
+    layer_scales,
+    learning_rate,
+    parameter_groups,
+    progress,
+    set_learning_rate,
+)
 
 SETTINGS = OptimiserSection(lr=1.0, warmup_steps=10, flat_fraction=0.5, final_lr_fraction=0.1)
 
@@ -69,3 +78,62 @@ def test_average_follows_and_swaps_back() -> None:
     assert torch.allclose(model.weight, before + 0.5)
     average.swap(model)
     assert torch.allclose(model.weight, before + 1.0)
+
+
+def rates(model: nn.Module, lr: float, layer_decay: float) -> dict[str, float]:
+    """The learning rate of every trainable parameter."""
+    optimiser = torch.optim.AdamW(parameter_groups(model, 0.05, layer_decay))  # type: ignore[arg-type]
+    set_learning_rate(optimiser, lr)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group["lr"] for group in optimiser.param_groups for p in group["params"]}
+
+
+def test_layer_decay_lowers_the_rate_towards_the_input() -> None:
+    backbone = create_backbone("beit3_nano_patch16", img_size=32, modalities=("vision", "text"))
+    model = PerceptionModel(backbone, {"identification": nn.Linear(2, 2)})
+    found = rates(model, 2.0, 0.5)
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+    expected = {
+        "backbone.vision_embed.cls_token": 2 * 0.5**9,
+        "backbone.vision_embed.proj.weight": 2 * 0.5**9,
+        "backbone.text_embed.weight": 2 * 0.5**9,
+        "backbone.encoder.embed_positions.A.weight": 2 * 0.5**9,
+        "backbone.encoder.layers.0.self_attn.qkv_proj.A.weight": 2 * 0.5**8,
+        "backbone.encoder.layers.3.ffn.B.fc1.bias": 2 * 0.5**5,
+        "backbone.encoder.layers.7.final_layer_norm.A.weight": 1.0,
+        "backbone.encoder.layer_norm.A.weight": 2.0,
+        "heads.identification.weight": 2.0,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert set(rates(model, 2.0, 1.0).values()) == {2.0}
+
+
+def test_layer_decay_leaves_adapters_alone() -> None:
+    backbone = create_backbone("beit3_nano_patch16", img_size=32)
+    inject(backbone, MultiWayConfig(bottleneck=4, enhancer_dim=8))
+    model = PerceptionModel(backbone, {})
+    found = rates(model, 2.0, 0.5)
+    assert len(found) > 8
+    assert set(found.values()) == {2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("backbone.model.cls_token", 0.5**3),
+        ("backbone.model.patch_embed.proj.weight", 0.5**3),
+        ("backbone.model.blocks.0.norm1.weight", 0.5**2),
+        ("backbone.model.blocks.1.norm1.weight", 0.5),
+        ("backbone.model.norm.weight", 1.0),
+        ("backbone.vision.vision_model.embeddings.patch_embedding.weight", 0.5**3),
+        ("backbone.vision.vision_model.pre_layrnorm.weight", 0.5**3),
+        ("backbone.vision.vision_model.post_layernorm.weight", 1.0),
+        ("backbone.text.token_embedding.weight", 0.5**3),
+        ("backbone.text.ln_final.weight", 1.0),
+        ("backbone.text.transformer.resblocks.0.ln_1.weight", 0.5),
+        ("heads.pretraining.layers.0.weight", 1.0),
+    ],
+)
+def test_layer_decay_knows_other_backbones(name: str, expected: float) -> None:
+    blocks = ["backbone.model.blocks.0.a", "backbone.model.blocks.1.a"]
+    assert layer_scales([*blocks, name], 0.5)[name] == pytest.approx(expected)
