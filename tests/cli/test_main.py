@@ -80,7 +80,7 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(
         ("torch", ".[train]"),
         ("torch.nn.functional", ".[train]"),
         ("rclpy", ".[ros]"),
-        ("sentencepiece", ".[crisis]"),
+        ("sentencepiece", ".[train]"),
         ("faiss", ".[retrieval]"),
         ("vision_msgs.msg", "make demo"),
         ("mca_perception_msgs", "make demo"),
