@@ -8,6 +8,7 @@ __all__ = [
     "BackboneError",
     "BundleError",
     "CheckpointError",
+    "ContrastiveError",
     "DatasetError",
     "GalleryError",
     "InvalidImageError",
@@ -40,6 +41,10 @@ class BundleError(McaError, ValueError):
 
 class CheckpointError(McaError, ValueError):
     """A checkpoint cannot be read, or does not fit the model."""
+
+
+class ContrastiveError(McaError, ValueError):
+    """Embeddings, labels or settings do not fit a contrastive loss or an embedding measure."""
 
 
 class GalleryError(McaError, ValueError):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mca_perception.backbone import Backbone, normalise
-from mca_perception.contrastive.info_nce import InfoNCE
+from mca_perception.contrastive import InfoNCE
 from mca_perception.datasets.armbench import read_identification
 from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
 from mca_perception.errors import DatasetError

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mca_perception.contrastive.info_nce import info_nce, logit_factor
+from mca_perception.contrastive.paired import info_nce, logit_factor
 
 __all__ = [
     "HardNegatives",

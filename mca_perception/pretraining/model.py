@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mca_perception.backbone import Backbone, BEiT3
 from mca_perception.backbone.blocks import SHARED, TEXT, VISION
-from mca_perception.contrastive.info_nce import initial_logit_scale
+from mca_perception.contrastive.paired import initial_logit_scale
 from mca_perception.errors import RecipeError
 from mca_perception.pretraining.recipe import Part, PretrainingRecipe
 

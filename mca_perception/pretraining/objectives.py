@@ -65,7 +65,7 @@ def image_text_contrast(
 ) -> Tensor:
     """ITC loss (section 6.1) over the batches of all processes; rows with equal ``labels`` do not repel each other."""
     with torch.autocast(pairs.images.device.type, enabled=False):
-        return info_nce(pairs.images, pairs.texts, logit_factor(heads.logit_scale), labels)
+        return info_nce(pairs.images, pairs.texts, 1 / logit_factor(heads.logit_scale), labels)
 
 
 def predict_masked(
