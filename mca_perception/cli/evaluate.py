@@ -103,7 +103,7 @@ def armbench_identification(
     """Score Recall@k over unique products."""
     from mca_perception.cli import reports
     from mca_perception.cli.contact_sheets import identification_sheet
-    from mca_perception.datasets.armbench import read_identification
+    from mca_perception.identification.index import load_identification
     from mca_perception.pipeline import PerceptionPipeline
     from mca_perception.pipeline.evaluation import evaluate_identification
 
@@ -111,7 +111,7 @@ def armbench_identification(
         raise typer.BadParameter("give container or all", param_hint="--gallery")
     pipeline = PerceptionPipeline.from_bundle(model)
     reports.new_folder(out)
-    index = read_identification(data, split=split, limit=limit)
+    index = load_identification(data, split=split, limit=limit)
     with reports.progress_bar() as progress:
         run = evaluate_identification(
             pipeline, index, views=views, all_references=gallery == "all", seed=seed, progress=progress

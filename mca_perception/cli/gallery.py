@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,10 @@ GalleryPath = Annotated[Path, typer.Option("--path", help="The gallery file.")]
 Model = Annotated[
     Path, typer.Option(help="Folder of the model bundle; a gallery belongs to the model that filled it.")
 ]
+KeepCopies = Annotated[
+    bool,
+    typer.Option("--keep-copies", help="Keep small copies of the images in the gallery, not only paths."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 
 
@@ -24,26 +29,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")
     epilog="Example: mca gallery import picks/Reference_Images --path shop.gallery --model models/nano",
 )
 def import_(
-    folder: Annotated[Path, typer.Argument(help="Folder with <Product-ID>/*.jpg or <Product-ID>.jpg.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with <Product-ID>/*.jpg or <Product-ID>.jpg, or a .csv file with columns product_id, image."
+        ),
+    ],
     path: GalleryPath,
     model: Model,
+    keep_copies: KeepCopies = False,
     as_json: Json = False,
 ) -> None:
     """Embed reference images of products and add them; products that are there already are replaced."""
     from mca_perception.cli.reports import progress_bar
-    from mca_perception.datasets.armbench import find_references
-    from mca_perception.errors import DatasetError
     from mca_perception.identification.gallery import Gallery
     from mca_perception.pipeline import PerceptionPipeline
     from mca_perception.pipeline.references import ImportCounts, import_references
 
     skipped = ImportCounts().skipped
-    references = find_references(folder, skipped)
-    if not references:
-        raise DatasetError(f"{folder} has no reference images; give one with <Product-ID>/*.jpg")
+    references = _find(source, skipped)
     pipeline = PerceptionPipeline.from_bundle(model)
     with Gallery.open(path, model=pipeline.bundle.fingerprint) as gallery, progress_bar() as progress:
-        counts = import_references(pipeline, gallery, references, progress=progress)
+        counts = import_references(pipeline, gallery, references, keep_copies=keep_copies, progress=progress)
         total = len(gallery)
     counts.skipped.update(skipped)
     figures = {
@@ -65,16 +72,19 @@ def add(
     images: Annotated[list[Path], typer.Argument(help="Its reference images.")],
     path: GalleryPath,
     model: Model,
+    keep_copies: KeepCopies = False,
 ) -> None:
     """Add one product, or replace its reference images."""
     from mca_perception.datasets.images import read_rgb
     from mca_perception.identification.gallery import Gallery
     from mca_perception.pipeline import PerceptionPipeline
+    from mca_perception.pipeline.references import small_copy
 
     pipeline = PerceptionPipeline.from_bundle(model)
     pictures = [read_rgb(image, oriented=True) for image in images]
+    kept = [small_copy(p) for p in pictures] if keep_copies else [str(image.resolve()) for image in images]
     with Gallery.open(path, model=pipeline.bundle.fingerprint) as gallery:
-        gallery.add(product_id, pipeline.embed_references(pictures))
+        gallery.add(product_id, pipeline.embed_references(pictures), kept)
         typer.echo(f"added {product_id} with {len(pictures)} images; {len(gallery)} products")
 
 
@@ -97,6 +107,9 @@ def search(
     manifest: Annotated[
         list[str] | None, typer.Option("--product", help="Only among these products; may be repeated.")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every reference, also in a large gallery.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the products most similar to an image."""
@@ -108,7 +121,7 @@ def search(
     picture = read_rgb(image, oriented=True)
     with Gallery.open(path, model=pipeline.bundle.fingerprint, create=False) as gallery:
         unknown = gallery.unknown(manifest) if manifest else []
-        (ranking,) = gallery.search(pipeline.embed_references([picture]), k, manifest or None)
+        (ranking,) = gallery.search(pipeline.embed_references([picture]), k, manifest or None, exact=exact)
     if as_json:
         products = [{"product_id": product, "score": score} for product, score in ranking]
         typer.echo(json.dumps({"products": products, "unknown": unknown}))
@@ -143,6 +156,90 @@ def stats(
     if products:
         figures["references_of"] = dict(sorted(counts.items()))
     _report(figures, as_json)
+
+
+@app.command(epilog="Example: mca gallery reembed --path shop.gallery --model models/base")
+def reembed(
+    path: GalleryPath,
+    model: Model,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder or .csv file as for `import`, where the images have moved or were never known."
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Remove products without a readable image.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed all products again, for another model; repeat the command after an interruption."""
+    from mca_perception.cli.reports import progress_bar
+    from mca_perception.identification.gallery import Gallery
+    from mca_perception.pipeline import PerceptionPipeline
+    from mca_perception.pipeline import references as pipeline_references
+
+    skipped = pipeline_references.ImportCounts().skipped
+    found_in = {} if images is None else _find(images, skipped)
+    pipeline = PerceptionPipeline.from_bundle(model)
+    with Gallery.open(path, create=False) as gallery, progress_bar() as progress:
+        counts = pipeline_references.reembed(
+            pipeline, gallery, found_in=found_in, allow_missing=allow_missing, progress=progress
+        )
+    with Gallery.open(path, create=False) as gallery:
+        figures = {
+            "embedded_products": counts.products,
+            "embedded_images": counts.images,
+            "skipped": dict(counts.skipped + skipped),
+            "products": len(gallery),
+            "model": gallery.model,
+        }
+    _report(figures, as_json)
+
+
+@app.command(epilog="Example: mca gallery export --path shop.gallery --out shop")
+def export(path: GalleryPath, out: Annotated[Path, typer.Option(help="Folder for the two files.")]) -> None:
+    """Write embeddings.npy and references.csv."""
+    from mca_perception.cli.reports import new_folder
+    from mca_perception.identification.gallery import Gallery
+    from mca_perception.identification.gallery_export import export_gallery
+
+    with Gallery.open(path, create=False) as gallery:
+        count = export_gallery(gallery, new_folder(out))
+    typer.echo(f"wrote {count} references to {out}")
+
+
+@app.command(epilog="Example: mca gallery sheet --path shop.gallery --out shop.jpg")
+def sheet(
+    path: GalleryPath,
+    out: Annotated[Path, typer.Option(help="Picture to write, .jpg or .png.")],
+    product: Annotated[
+        list[str] | None,
+        typer.Option("--product", help="Show this product; may be repeated. Default: the first."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=500, help="Products to show.")] = 48,
+) -> None:
+    """Write a picture of products: the first reference image of each, with its id and number of images."""
+    from mca_perception.cli.gallery_sheet import write_sheet
+    from mca_perception.identification.gallery import Gallery
+
+    with Gallery.open(path, create=False) as gallery:
+        shown = write_sheet(gallery, out, (product or gallery.products())[:count])
+    typer.echo(f"wrote {out} with {shown.products} products, {shown.without_image} of them without image")
+
+
+def _find(source: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
+    """Image files by product, from a folder or a list."""
+    from mca_perception.datasets.armbench import find_references
+    from mca_perception.datasets.catalogue import read_catalogue
+    from mca_perception.errors import DatasetError
+
+    if source.suffix.lower() == ".csv":
+        return read_catalogue(source, skipped)
+    references = find_references(source, skipped)
+    if not references:
+        raise DatasetError(f"{source} has no reference images; give one with <Product-ID>/*.jpg")
+    return references
 
 
 def _report(figures: dict[str, Any], as_json: bool) -> None:

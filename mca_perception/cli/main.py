@@ -42,6 +42,7 @@ COMMANDS = {
     "checkpoint": _Command("checkpoint", "Inspect and convert weights files of the backbone."),
     "bench": _Command("bench", "Measure latency and throughput on this machine."),
     "gallery": _Command("gallery", "Manage the product gallery."),
+    "index": _Command("index", "Index identification data sets, so that they open at once."),
 }
 
 # Top-level module that may be missing -> extra that brings it.

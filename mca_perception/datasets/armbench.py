@@ -12,7 +12,7 @@ import os
 import pickle
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,10 +29,12 @@ __all__ = [
     "IdentificationIndex",
     "Pick",
     "Polygons",
+    "UnusablePickError",
     "find_references",
     "rasterise_polygons",
     "read_identification",
     "read_json",
+    "read_pick",
     "read_splits",
 ]
 
@@ -91,7 +93,7 @@ class IdentificationIndex:
     incomplete: Counter[str] = field(default_factory=Counter)
 
 
-class _UnusableError(Exception):
+class UnusablePickError(DatasetError):
     """A pick that is left out; the message is the reason."""
 
 
@@ -121,8 +123,8 @@ def read_identification(
         if limit is not None and len(picks) >= limit:
             break
         try:
-            picks.append(_read_pick(root, pick_id, references, incomplete))
-        except _UnusableError as reason:
+            picks.append(read_pick(root, pick_id, references, incomplete))
+        except UnusablePickError as reason:
             skipped[str(reason)] += 1
     if not picks:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "none there"
@@ -227,20 +229,33 @@ def find_references(
     return references
 
 
-def _read_pick(root: Path, pick_id: str, references: dict[str, list[Path]], incomplete: Counter[str]) -> Pick:
+def read_pick(
+    root: Path, pick_id: str, references: Mapping[str, Sequence[Path]], incomplete: Counter[str]
+) -> Pick:
+    """Read one pick of an identification folder.
+
+    Args:
+        root: folder with ``Picks/``.
+        pick_id: name of the pick's folder.
+        references: reference images of every product that has some.
+        incomplete: counts what the pick lacks.
+
+    Raises:
+        UnusablePickError: the pick has to be left out; the message is the reason.
+    """
     folder = root / "Picks" / pick_id
     if pick_id != Path(pick_id).name or not folder.is_dir():  # ids from a split file must not lead elsewhere
-        raise _UnusableError("pick folder missing")
+        raise UnusablePickError("pick folder missing")
     container = _pick_json(folder, "container.json")
     if not container or len(container) > MAX_MANIFEST:
-        raise _UnusableError("container.json empty or too long")
+        raise UnusablePickError("container.json empty or too long")
     annotation = _pick_json(folder, "annotation.json")
     truth = annotation.get("GT_ID")
     if not isinstance(truth, (str, int)) or truth == "":
-        raise _UnusableError("annotation.json without GT_ID")
+        raise UnusablePickError("annotation.json without GT_ID")
     views = {view: folder / f"{view}.jpg" for view in VIEWS if (folder / f"{view}.jpg").is_file()}
     if not views:
-        raise _UnusableError("pick without images")
+        raise UnusablePickError("pick without images")
     polygons = {view: found for view in views if (found := _polygons(annotation, view))}
     pick = Pick(pick_id, str(truth), tuple(container), views, polygons)
     for problem, present in (
@@ -257,9 +272,9 @@ def _pick_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = read_json(folder / name, MAX_PICK_JSON_BYTES)
     except DatasetError:
-        raise _UnusableError(f"{name} missing or not readable") from None
+        raise UnusablePickError(f"{name} missing or not readable") from None
     if not isinstance(content, dict):
-        raise _UnusableError(f"{name} missing or not readable")
+        raise UnusablePickError(f"{name} missing or not readable")
     return content
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mca_perception.errors import InvalidImageError
 from mca_perception.geometry import MAX_PIXELS, Size
 
-__all__ = ["IMAGE_SUFFIXES", "find_images", "image_size", "read_rgb"]
+__all__ = ["IMAGE_SUFFIXES", "decode_rgb", "find_images", "image_size", "read_rgb"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 MAX_FILE_BYTES = 512_000_000
@@ -62,12 +62,23 @@ def read_rgb(
         InvalidImageError: the file is missing, too large or cannot be decoded.
     """
     data = _read_bytes(Path(path), MAX_FILE_BYTES + 1)
+    return decode_rgb(data, str(path), oriented=oriented, max_pixels=max_pixels)
+
+
+def decode_rgb(
+    data: bytes, name: str, *, oriented: bool = False, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Decode an image from memory, as :func:`read_rgb` does from a file; messages call it ``name``.
+
+    Raises:
+        InvalidImageError: it is too large or cannot be decoded.
+    """
     if len(data) > MAX_FILE_BYTES:
-        raise InvalidImageError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes; reduce it first")
+        raise InvalidImageError(f"{name} is larger than {MAX_FILE_BYTES:,} bytes; reduce it first")
     size = _png_size(data) or _jpeg_size(data)
     if size is not None and size[0] * size[1] > max_pixels:
         raise InvalidImageError(
-            f"{path} has {size[1]} x {size[0]} pixels, the limit is {max_pixels:,}; reduce it first"
+            f"{name} has {size[1]} x {size[0]} pixels, the limit is {max_pixels:,}; reduce it first"
         )
     flags = cv2.IMREAD_COLOR if oriented else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -75,9 +86,9 @@ def read_rgb(
     except cv2.error:  # refused by OpenCV's own size limit
         image = None
     if image is None:
-        raise InvalidImageError(f"{path} cannot be decoded as an image; replace or remove it")
+        raise InvalidImageError(f"{name} cannot be decoded as an image; replace or remove it")
     if image.shape[0] * image.shape[1] > max_pixels:
-        raise InvalidImageError(f"{path} has more than {max_pixels:,} pixels; reduce it first")
+        raise InvalidImageError(f"{name} has more than {max_pixels:,} pixels; reduce it first")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 

@@ -1,14 +1,11 @@
-"""The product gallery: reference embeddings, kept durably in SQLite and searched in memory."""
+"""The product gallery: reference embeddings, kept durably in SQLite and searched while they change."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from operator import itemgetter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,31 +13,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mca_perception.errors import GalleryError
-from mca_perception.identification.index import EmbeddingIndex, Ranking
+from mca_perception.identification.gallery_cache import cache_path, read_cache, write_cache
+from mca_perception.identification.gallery_search import ProductIndex, Ranking, Segment, search
+from mca_perception.identification.gallery_store import GalleryStore, Image
 
-__all__ = ["Gallery"]
+__all__ = ["MAX_ID_LENGTH", "MAX_REFERENCES_PER_PRODUCT", "Gallery"]
 
-SCHEMA_VERSION = "1"
 MAX_DIMENSION = 8192
 MAX_ID_LENGTH = 256
 MAX_REFERENCES_PER_PRODUCT = 1000
-MAX_REFERENCES = 5_000_000
-_LOCK_TIMEOUT_S = 10
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS reference (
-    product_id TEXT NOT NULL, position INTEGER NOT NULL, embedding BLOB NOT NULL,
-    PRIMARY KEY (product_id, position)
-) WITHOUT ROWID;
-"""
+CACHED_REFERENCES = 8192
+"""From this many references on, the search matrix is kept in a file beside the gallery."""
+# The matrix is written again on opening when more products than this share have changed since.
+_STALE_SHARE = 0.05
 
 
 class Gallery:
     """Reference embeddings by product; open it with :meth:`open`.
 
     A change is on disk when the call returns. Several threads may use one gallery, and several processes one
-    file: changes by others are seen at the next call. Embeddings are stored L2-normalised, so similarities
-    are cosines.
+    file: changes by others are seen at the next call, and searches go on while products change. Embeddings are
+    stored L2-normalised, so similarities are cosines.
 
     Example:
         >>> with Gallery.open("products.gallery") as gallery:  # doctest: +SKIP
@@ -49,16 +42,19 @@ class Gallery:
         [[('B00X', 0.93)]]
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._connection = connection
+    def __init__(self, store: GalleryStore) -> None:
+        self.path = store.path
+        self.store = store
         self._lock = threading.RLock()
-        self._index = EmbeddingIndex()
+        self._index = ProductIndex()
         self._data_version = -1
+        self._generation = 0
+        self._store_id: str | None = None
+        self._model: str | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, model: str | None = None, create: bool = True) -> Gallery:
-        """Open a gallery file.
+        """Open a gallery file; one that cannot be written can still be searched.
 
         Args:
             path: the file.
@@ -72,41 +68,35 @@ class Gallery:
         file = Path(path)
         if not create and not file.exists():
             raise GalleryError(f"gallery {file} does not exist; import one with `mca gallery import`")
+        gallery = cls(GalleryStore(file))
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                file, isolation_level=None, check_same_thread=False, timeout=_LOCK_TIMEOUT_S
-            )
-        except (OSError, sqlite3.Error) as error:
-            raise GalleryError(f"gallery {file} cannot be opened ({error}); check the path") from error
-        gallery = cls(file, connection)
-        try:
-            with gallery._sqlite_errors():
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.executescript(_SCHEMA)
-            gallery._claim(model)
-        except GalleryError:
-            connection.close()
+            gallery._refresh()
+            if model is not None:
+                gallery._claim(model)
+        except BaseException:
+            gallery.close()
             raise
         return gallery
 
     @property
     def model(self) -> str | None:
         """Fingerprint of the model whose embeddings these are, when known."""
-        with self._current():
-            return self._meta().get("model")
+        with self._lock:
+            self._refresh()
+            return self._model
 
     @property
     def dimension(self) -> int | None:
         """Width of the embeddings; ``None`` while the gallery is empty."""
-        with self._current() as index:
-            return index.dimension
+        with self._lock:
+            self._refresh()
+            return self._index.dimension
 
     def __len__(self) -> int:
         """Count the products."""
-        with self._current() as index:
-            return len(index.rows)
+        with self._lock:
+            self._refresh()
+            return len(self._index)
 
     def products(self) -> list[str]:
         """All product ids, sorted."""
@@ -114,64 +104,100 @@ class Gallery:
 
     def reference_counts(self) -> dict[str, int]:
         """Count the references of every product."""
-        with self._current() as index:
-            return {product: len(rows) for product, rows in index.rows.items()}
+        with self._lock:
+            self._refresh()
+            return self._index.counts()
 
-    def add(self, product_id: str, embeddings: ArrayLike) -> None:
+    def embeddings(self, product_id: str) -> NDArray[np.float32]:
+        """Embeddings float32 ``[R, D]`` of a product, L2-normalised.
+
+        Raises:
+            GalleryError: the gallery does not have it.
+        """
+        with self._lock:
+            self._refresh()
+            rows = self._index.rows_of(product_id)
+            if rows is None:
+                raise self._absent(product_id)
+            return np.array(rows)
+
+    def images(self, products: Iterable[str]) -> dict[str, list[Image]]:
+        """Reference images of products as far as they were given: paths, or encoded images."""
+        with self.store.reading() as connection:
+            return self.store.images(connection, products)
+
+    def add(self, product_id: str, embeddings: ArrayLike, images: Sequence[Image] = ()) -> None:
         """Add a product, or replace all its references.
 
         Args:
             product_id: not empty, at most 256 characters.
             embeddings: ``[R, D]`` or ``[D]``, finite and not zero.
+            images: where they came from, one each: the file's path, or the encoded image, which is then kept
+                in the gallery. Without them the product cannot be embedded again for another model.
 
         Raises:
-            GalleryError: the id or an embedding is not valid, or the width differs from the gallery's.
+            GalleryError: the id or an embedding is not valid, the width differs from the gallery's, or the
+                gallery cannot be written.
         """
-        self.add_many({product_id: embeddings})
+        self.add_many({product_id: embeddings}, {product_id: images})
 
-    def add_many(self, products: Mapping[str, ArrayLike]) -> None:
+    def add_many(
+        self, products: Mapping[str, ArrayLike], images: Mapping[str, Sequence[Image]] | None = None
+    ) -> None:
         """Add or replace several products in one transaction: all of them or, on error, none.
 
         Raises:
             GalleryError: as for :meth:`add`.
         """
-        checked = {_check_id(p): _normalised(rows, f"product {p!r}") for p, rows in products.items()}
+        images = images or {}
+        checked = {_check_id(p): normalised(rows, f"product {p!r}") for p, rows in products.items()}
         for product, rows in checked.items():
             if len(rows) > MAX_REFERENCES_PER_PRODUCT:
                 raise GalleryError(
                     f"product {product!r} has {len(rows)} references, over {MAX_REFERENCES_PER_PRODUCT}; "
                     "keep the most different ones"
                 )
-        with self._lock:
-            with self._transaction():
-                self._check_fit(checked)
-                for product, rows in checked.items():
-                    self._store(product, rows)
+            if len(images.get(product, ())) not in (0, len(rows)):
+                raise GalleryError(
+                    f"product {product!r} has {len(rows)} embeddings and {len(images[product])} images; "
+                    "give one image for each embedding, or none"
+                )
+        with self.store.writing() as connection:
+            self._check_model(self.store.meta(connection))
+            width = self.store.dimension(connection)
             for product, rows in checked.items():
-                self._index.put(product, rows)
+                width = width or rows.shape[1]
+                self._check_width(rows, width, f"product {product!r}")
+            self.store.put(connection, checked, images)
 
     def remove(self, product_id: str) -> None:
         """Remove a product.
 
         Raises:
-            GalleryError: the gallery does not have it.
+            GalleryError: the gallery does not have it, or cannot be written.
         """
-        with self._lock:
-            with self._transaction():
-                if product_id not in self._index.rows:
-                    raise GalleryError(
-                        f"gallery {self.path} has no product {product_id!r}; see `mca gallery stats`"
-                    )
-                self._connection.execute("DELETE FROM reference WHERE product_id = ?", (product_id,))
-            self._index.drop(product_id)
+        with self.store.writing() as connection:
+            if not self.store.remove(connection, product_id):
+                raise self._absent(product_id)
 
-    def search(self, embeddings: ArrayLike, k: int, manifest: Iterable[str] | None = None) -> list[Ranking]:
+    def search(
+        self,
+        embeddings: ArrayLike,
+        k: int,
+        manifest: Iterable[str] | None = None,
+        *,
+        exact: bool = False,
+    ) -> list[Ranking]:
         """Rank products for each query by their most similar reference.
+
+        Within a manifest, and in galleries of up to 8,192 references, the ranking is exact. Beyond, candidates
+        are chosen by one-bit codes first (see :mod:`.gallery_search`); their similarities are exact.
 
         Args:
             embeddings: ``[N, D]`` queries, finite and not zero.
             k: products to return; fewer where there are fewer.
             manifest: rank only these products. Ids that the gallery lacks are ignored, see :meth:`unknown`.
+            exact: compare with every reference, also in a large gallery.
 
         Returns:
             For each query up to ``k`` unique products, best first. Empty lists when nothing can be ranked.
@@ -182,22 +208,28 @@ class Gallery:
         if k < 1:
             raise GalleryError(f"k is {k}; ask for at least 1 product")
         wanted = None if manifest is None else _check_manifest(manifest)
-        queries = _normalised(embeddings, "query", may_be_empty=True)
-        with self._current() as index:
-            if index.dimension is None or len(queries) == 0:
+        queries = normalised(embeddings, "query", may_be_empty=True)
+        with self._lock:
+            self._refresh()
+            if self._index.dimension is None or len(queries) == 0:
                 return [[] for _ in queries]
-            self._check_width(queries, index.dimension, "query")
-            return index.search(queries, k, wanted)
+            self._check_width(queries, self._index.dimension, "query")
+            if wanted is None:
+                views = self._index.views()
+            else:
+                view = self._index.manifest_view(wanted)
+                views = [] if view is None else [view]
+        return search(views, queries, k, exact=exact)
 
     def unknown(self, manifest: Iterable[str]) -> list[str]:
         """Ids of a manifest that the gallery does not have, in their order."""
-        with self._current() as index:
-            return [product for product in _check_manifest(manifest) if product not in index.rows]
+        with self._lock:
+            self._refresh()
+            return [product for product in _check_manifest(manifest) if product not in self._index]
 
     def close(self) -> None:
         """Close the file. Further calls fail."""
-        with self._lock:
-            self._connection.close()
+        self.store.close()
 
     def __enter__(self) -> Gallery:
         return self
@@ -207,13 +239,8 @@ class Gallery:
     ) -> None:
         self.close()
 
-    def _check_fit(self, products: Mapping[str, NDArray[np.float32]]) -> None:
-        width = self._index.dimension
-        for product, rows in products.items():
-            width = width or rows.shape[1]
-            self._check_width(rows, width, f"product {product!r}")
-        if self._index.count + sum(len(rows) for rows in products.values()) > MAX_REFERENCES:
-            raise GalleryError(f"the gallery would exceed {MAX_REFERENCES:,} references; split it by site")
+    def _absent(self, product: str) -> GalleryError:
+        return GalleryError(f"gallery {self.path} has no product {product!r}; see `mca gallery stats --list`")
 
     def _check_width(self, rows: NDArray[np.float32], width: int, name: str) -> None:
         if rows.shape[1] != width:
@@ -222,87 +249,69 @@ class Gallery:
                 "embed with the gallery's model or start another gallery"
             )
 
-    def _claim(self, model: str | None) -> None:
-        """Check version and model of the file; record them in an empty one."""
-        with self._transaction():
-            meta = self._meta()
-            version = meta.setdefault("schema_version", SCHEMA_VERSION)
-            if version != SCHEMA_VERSION:
-                raise GalleryError(
-                    f"gallery {self.path} has version {version}, this release reads {SCHEMA_VERSION}; "
-                    "import the references again"
-                )
-            if model is not None and not self._index.rows:
-                meta["model"] = model
-            elif model is not None and meta.get("model", model) != model:
-                raise GalleryError(
-                    f"gallery {self.path} holds embeddings of model {meta['model']}, not of {model}; "
-                    "open it with that model, or import the references again with this one"
-                )
-            self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta.items())
+    def _claim(self, model: str) -> None:
+        """Compare the model; record it in an empty gallery."""
+        if self._model == model:
+            return
+        if not self._index and not self.store.read_only:
+            with self.store.writing() as connection:
+                if self.store.dimension(connection) is None:
+                    connection.execute("INSERT OR REPLACE INTO meta VALUES ('model', ?)", (model,))
+            self._refresh()
+        if self._model not in (None, model):
+            raise GalleryError(
+                f"gallery {self.path} holds embeddings of model {self._model}, not of {model}; open it with that "
+                "model, or embed its references again with `mca gallery reembed`"
+            )
 
-    def _meta(self) -> dict[str, str]:
-        return dict(self._connection.execute("SELECT key, value FROM meta"))
-
-    def _store(self, product: str, rows: NDArray[np.float32]) -> None:
-        self._connection.execute("DELETE FROM reference WHERE product_id = ?", (product,))
-        self._connection.executemany(
-            "INSERT INTO reference VALUES (?, ?, ?)",
-            [(product, i, row.astype("<f4").tobytes()) for i, row in enumerate(rows)],
-        )
-
-    def _load(self) -> EmbeddingIndex:
-        cursor = self._connection.execute(
-            "SELECT product_id, embedding FROM reference ORDER BY product_id, position"
-        )
-        index = EmbeddingIndex()
-        for product, group in itertools.groupby(cursor, key=itemgetter(0)):
-            try:
-                rows = _normalised(np.stack([np.frombuffer(blob, "<f4") for _, blob in group]), "a product")
-            except (ValueError, TypeError) as error:
-                raise GalleryError(
-                    f"gallery {self.path} is damaged at product {product!r}; import the references again"
-                ) from error
-            self._check_width(rows, index.dimension or rows.shape[1], f"product {product!r}")
-            index.put(product, rows)
-        return index
+    def _check_model(self, meta: Mapping[str, str]) -> None:
+        """Refuse to go on when the gallery was embedded again for another model since it was opened."""
+        if self._model is not None and meta.get("model") != self._model:
+            raise GalleryError(
+                f"gallery {self.path} now holds embeddings of model {meta.get('model')}, not of {self._model}; "
+                "open it again with that model"
+            )
 
     def _refresh(self) -> None:
-        """Load the index again if another connection has changed the file."""
-        version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
-        if version != self._data_version:
-            self._index = self._load()
-            self._data_version = version
+        """Take over what this or another process has changed."""
+        with self._lock:
+            version = self.store.data_version()
+            if version == self._data_version:
+                return
+            with self.store.reading() as connection:
+                meta = self.store.meta(connection)
+                if self._index:
+                    self._check_model(meta)
+                if meta["store"] != self._store_id:
+                    self._index, self._generation = self._load(connection, meta)
+                for product, rows in self.store.changes(connection, self._generation):
+                    if rows is None:
+                        self._index.drop(product)
+                    else:
+                        self._check_width(
+                            rows, self._index.dimension or rows.shape[1], f"product {product!r}"
+                        )
+                        self._index.put(product, rows)
+            self._model, self._store_id = meta.get("model"), meta["store"]
+            self._generation, self._data_version = int(meta["generation"]), version
 
-    @contextmanager
-    def _current(self) -> Iterator[EmbeddingIndex]:
-        """Hold the lock and give the up-to-date index."""
-        with self._lock, self._sqlite_errors():
-            self._refresh()
-            yield self._index
+    def _load(self, connection: sqlite3.Connection, meta: Mapping[str, str]) -> tuple[ProductIndex, int]:
+        """Start from the search matrix of a large gallery, with the generation it is of.
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Run a block as one transaction on the newest state of the file; roll back on error."""
-        with self._lock, self._sqlite_errors():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._refresh()
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _sqlite_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise GalleryError(
-                f"gallery {self.path} cannot be used ({error}); check that it is a gallery and writable"
-            ) from error
+        The file beside the gallery is written if it is missing or old. Where it cannot be, memory takes its place.
+        """
+        references, generation = int(meta["references"]), int(meta["generation"])
+        if references < CACHED_REFERENCES:
+            return ProductIndex(), 0
+        path = cache_path(self.path)
+        found = read_cache(path, meta["store"])
+        if found and self.store.count_changes(connection, found[1]) <= _STALE_SHARE * len(found[0]):
+            return ProductIndex(found[0]), found[1]
+        dimension = self.store.dimension(connection) or 0
+        segment = write_cache(path, meta["store"], generation, self.store.products(connection))
+        if segment is None:
+            segment = Segment.from_products(self.store.products(connection), references, dimension)
+        return ProductIndex(segment), generation
 
 
 def _check_id(product_id: str) -> str:
@@ -320,8 +329,12 @@ def _check_manifest(manifest: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(manifest))
 
 
-def _normalised(embeddings: ArrayLike, name: str, *, may_be_empty: bool = False) -> NDArray[np.float32]:
-    """Check and L2-normalise embeddings ``[R, D]``."""
+def normalised(embeddings: ArrayLike, name: str, *, may_be_empty: bool = False) -> NDArray[np.float32]:
+    """Check and L2-normalise embeddings ``[R, D]`` or ``[D]``.
+
+    Raises:
+        GalleryError: they have another shape, or one is not finite or zero; ``name`` is what the message calls them.
+    """
     rows = np.asarray(embeddings, dtype=np.float32)
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or not 0 < rows.shape[1] <= MAX_DIMENSION or (len(rows) == 0 and not may_be_empty):

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 
 from mca_perception.backbone import Backbone, normalise
 from mca_perception.contrastive import InfoNCE
-from mca_perception.datasets.armbench import read_identification
 from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
 from mca_perception.errors import DatasetError
 from mca_perception.identification.data import ContainerSampler, Pair, PairDataset
 from mca_perception.identification.evaluation import Query, ReferenceSet, rank_queries
+from mca_perception.identification.index import load_identification
 from mca_perception.identification.model import IdentificationConfig, IdentificationHead
 from mca_perception.identification.recipe import IdentificationRecipe
 
@@ -47,7 +47,7 @@ class IdentificationTask:
         self.weight = recipe.weight
         config = IdentificationConfig(recipe.embedding_dim, recipe.crop_size, recipe.margin)
         self.head = IdentificationModule(IdentificationHead(embed_dim, config))
-        index = read_identification(recipe.data, split=recipe.train_split)
+        index = load_identification(recipe.data, split=recipe.train_split)
         picks = [pick for pick in index.picks if pick.views and index.references.get(pick.product_id)]
         containers = sorted({tuple(sorted(pick.container)) for pick in picks})
         order = np.random.default_rng(seed).permutation(len(containers))

@@ -104,9 +104,9 @@ def test_add_is_durable_when_it_returns(path) -> None:
 
 
 def test_file_is_written_ahead_and_fully_synchronised(path) -> None:
-    with Gallery.open(path) as gallery:
-        assert gallery._connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-        assert gallery._connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+    with Gallery.open(path) as gallery, gallery.store.writing() as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
 
 
 def test_changes_by_another_connection_are_seen(path) -> None:
@@ -208,6 +208,63 @@ def test_missing_file_is_refused_without_create(path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize(
+    "product_id", ["0007", "007", "7", "-7", "B00X", "Größe 4", "a\nb", "'; DROP TABLE product"]
+)
+def test_ids_are_text(path, product_id) -> None:
+    with Gallery.open(path) as gallery:
+        gallery.add_many({product_id: np.eye(1, 4), "other": np.eye(1, 4, 1)})
+    with Gallery.open(path) as gallery:
+        assert gallery.products() == sorted([product_id, "other"])
+        assert gallery.search(np.eye(1, 4), 1)[0][0][0] == product_id
+        gallery.remove(product_id)
+        assert gallery.products() == ["other"]
+
+
+def test_images_are_kept_with_their_product(path) -> None:
+    with Gallery.open(path) as gallery:
+        gallery.add("a", np.ones((2, 4)), ["/photos/front.jpg", b"encoded"])
+        gallery.add("b", np.ones(4))
+        assert gallery.images(["b", "a"]) == {"b": [], "a": ["/photos/front.jpg", b"encoded"]}
+        with pytest.raises(GalleryError, match="2 embeddings and 1 images"):
+            gallery.add("a", np.ones((2, 4)), ["one.jpg"])
+        gallery.add("a", np.ones(4), ["new.jpg"])
+        assert gallery.images(["a"]) == {"a": ["new.jpg"]}
+        gallery.remove("a")
+        assert gallery.images(["a"]) == {"a": []}
+
+
+def test_embeddings_come_back_normalised(path) -> None:
+    with Gallery.open(path) as gallery:
+        gallery.add("a", [[3.0, 4.0]])
+        np.testing.assert_allclose(gallery.embeddings("a"), [[0.6, 0.8]], atol=1e-7)
+        with pytest.raises(GalleryError, match="no product 'b'"):
+            gallery.embeddings("b")
+
+
+def test_searches_go_on_while_products_change(path) -> None:
+    rng = np.random.default_rng(5)
+    with Gallery.open(path) as gallery:
+        references = fill(gallery)
+        query = unit(rng, 16)
+        stable = {p: references[p] for p in list(references)[::2]}
+        expected = brute_force(stable, query, 20)
+
+        def change(i: int) -> None:
+            product = f"P{2 * (i % 20) + 1:03d}"  # an odd one
+            gallery.add(product, unit(rng, 3, 16)) if i % 3 else gallery.add(f"N{i}", unit(rng, 16))
+
+        def ask(_: int) -> list[tuple[str, float]]:
+            return [entry for entry in gallery.search(query, 200)[0] if entry[0] in stable]
+
+        with ThreadPoolExecutor(4) as pool:
+            changes = pool.map(change, range(40))
+            answers = list(pool.map(ask, range(80)))
+            list(changes)
+    for answer in answers:
+        assert_same_ranking(answer[:20], expected)
+
+
 def test_foreign_file_is_refused(path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(GalleryError, match="cannot be used"):
@@ -239,6 +296,6 @@ def test_other_version_is_refused(path) -> None:
 def test_damaged_embeddings_are_refused(path, blob) -> None:
     with Gallery.open(path) as gallery:
         gallery.add_many({"a": np.ones((2, 4)), "b": np.ones((1, 4))})
-    edit(path, "UPDATE reference SET embedding = ? WHERE product_id = 'b'", blob)
+    edit(path, "UPDATE product SET embeddings = ? WHERE product_id = 'b'", blob)
     with pytest.raises(GalleryError, match=r"damaged|width"):
         Gallery.open(path)
