@@ -7,41 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from mca_perception.backbone import create_beit3
-
-torchscale = pytest.importorskip("torchscale", reason="torchscale is installed by `make test` only")
+from tests.support.checkpoints import torchscale_model
 
 TOLERANCE = 1e-5
 BOTH = ("vision", "text")
 
 
 def reference_model(depth: int, dim: int = 768, heads: int = 12, normalize_output: bool = True) -> nn.Module:
-    """torchscale's BEiT-3 with random weights, its biases and LayerNorms made random too."""
-    from torchscale.architecture.config import EncoderConfig
-    from torchscale.model.BEiT3 import BEiT3
-
-    settings = EncoderConfig(
-        img_size=224,
-        patch_size=16,
-        vocab_size=64010,
-        multiway=True,
-        layernorm_embedding=False,
-        normalize_output=normalize_output,
-        no_output_layer=True,
-        encoder_embed_dim=dim,
-        encoder_attention_heads=heads,
-        encoder_ffn_embed_dim=4 * dim,
-        encoder_layers=depth,
-        checkpoint_activations=False,
-        max_source_positions=1024,
-    )
-    model = BEiT3(settings).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-            elif "mask_token" in name or "cls_token" in name:
-                parameter.normal_(std=0.5)
-    return model
+    """torchscale's BEiT-3 with random weights and the official vocabulary."""
+    return torchscale_model(depth, dim, heads, vocabulary=64010, normalize_output=normalize_output)
 
 
 def inputs(seed: int) -> dict[str, tuple[Tensor | None, Tensor | None, Tensor | None]]:
