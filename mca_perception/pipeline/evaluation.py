@@ -30,6 +30,7 @@ from mca_perception.segmentation.detections import overlapping_detections, publi
 from mca_perception.segmentation.difficulty import describe_difficulty
 from mca_perception.segmentation.evaluation import OBJECT, evaluate_detections
 from mca_perception.segmentation.operating_point import ImageScore, best_threshold, operating_point
+from mca_perception.segmentation.postprocess import CONTAINERS
 
 __all__ = [
     "IdentificationRun",
@@ -135,7 +136,8 @@ def evaluate_segmentation(
         raise DatasetError(f"{split.source}: no image can be read; check the images folder beside it")
     truth = split.to_coco(tuple(records))
     evaluated = evaluate_detections(truth, detections, seed=seed, progress=progress)
-    found = [split.categories[name] for name in categories]
+    counted = [name for name in categories if name not in CONTAINERS]
+    found = [split.categories[name] for name in counted]
     point, scores = operating_point(truth, published, found, progress=progress)
     metrics = {
         "task": "segmentation",
@@ -145,7 +147,7 @@ def evaluate_segmentation(
         "operating_point": {
             "score_threshold": pipeline.score_threshold,
             "iou": 0.5,
-            "categories": categories,
+            "categories": counted,
             **point,
             **best_threshold(evaluated.masks, found),
         },

@@ -78,7 +78,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         scene = self.scene(index)
-        return Sample(scene.image, build_targets(*paint(scene.instances, self.input_size)))
+        return Sample(scene.image, build_targets(scene.instances, self.input_size))
 
     def scene(self, index: int) -> Scene:
         """The image as the network sees it, and its objects one by one."""
@@ -174,18 +174,6 @@ def _visible(instances: Iterable[Instance], cover: NDArray[np.uint8]) -> Iterato
             yield shown, label
 
 
-def paint(
-    instances: Iterable[Instance], input_size: tuple[int, int]
-) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """Paint masks over each other: supersampled instance-id image (0 = background, k = k-th object) and labels."""
-    canvas = np.zeros([side * SUPERSAMPLING for side in input_size], np.uint16)
-    labels: list[int] = []
-    for mask, label in instances:
-        labels.append(label)
-        canvas[mask > 0] = len(labels)
-    return canvas, np.asarray(labels, np.int64)
-
-
 def _pixel_transform(transform: NDArray[np.float64]) -> NDArray[np.float64]:
     """The same map between pixel indices, as OpenCV counts them."""
     offset = transform[:, 2] + transform[:, :2] @ np.array([0.5, 0.5]) - 0.5
@@ -239,22 +227,22 @@ def _change_colours(
     return np.asarray(changed, np.uint8)
 
 
-def build_targets(instances: NDArray[np.uint16], labels: NDArray[np.int64]) -> SegmentationTargets:
-    """Stride-4 coverage masks, centres and areas from an instance-id image (ids 1..M, supersampled)."""
-    count = len(labels)
-    height, width = instances.shape
-    side = MASK_STRIDE * SUPERSAMPLING
-    rows, columns = height // side, width // side
-    cell = (np.arange(height)[:, None] // side) * columns + np.arange(width)[None] // side
-    flat = instances.astype(np.int64) * (rows * columns) + cell
-    counts = np.bincount(flat.ravel(), minlength=(count + 1) * rows * columns)
-    masks = counts.reshape(count + 1, rows, columns)[1 : count + 1].astype(np.float32) / side**2
-    centres = np.stack([_interior_point(mask) for mask in masks]) if count else np.zeros((0, 2), np.float32)
+def build_targets(instances: Iterable[Instance], input_size: tuple[int, int]) -> SegmentationTargets:
+    """Stride-4 coverage masks, centres and areas of objects; a tote keeps what the objects in it hide."""
+    rows, columns = (side // MASK_STRIDE for side in input_size)
+    masks: list[NDArray[np.float32]] = []
+    labels: list[int] = []
+    for mask, label in instances:
+        covered = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+        masks.append(np.asarray(covered, np.float32))
+        labels.append(label)
+    centres = np.stack([_interior_point(mask) for mask in masks]) if masks else np.zeros((0, 2), np.float32)
+    coverage = np.stack(masks) if masks else np.zeros((0, rows, columns), np.float32)
     return SegmentationTargets(
-        masks=torch.from_numpy(masks),
-        labels=torch.from_numpy(labels),
+        masks=torch.from_numpy(coverage),
+        labels=torch.tensor(labels, dtype=torch.int64),
         centres=torch.from_numpy((centres + 0.5).astype(np.float32) * (MASK_STRIDE / TOKEN_STRIDE)),
-        areas=torch.from_numpy(masks.sum(axis=(1, 2)) * (MASK_STRIDE / TOKEN_STRIDE) ** 2),
+        areas=torch.from_numpy(coverage.sum(axis=(1, 2)) * (MASK_STRIDE / TOKEN_STRIDE) ** 2),
     )
 
 
@@ -265,7 +253,7 @@ def _interior_point(mask: NDArray[np.float32]) -> NDArray[np.float32]:
     centroid = np.array([np.average(x, weights=weight), np.average(y, weights=weight)], np.float32)
     if mask[round(centroid[1]), round(centroid[0])] >= 0.5:
         return centroid
-    distance = cv2.distanceTransform((mask >= 0.5).astype(np.uint8), cv2.DIST_L2, 3)
+    distance = cv2.distanceTransform((mask >= 0.5).astype(np.uint8), cv2.DIST_L2, 3) + mask
     row, column = np.unravel_index(int(distance.argmax()), distance.shape)
     return np.array([column, row], np.float32)
 

@@ -9,11 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mca_perception.segmentation.model import DenseOutput
+from mca_perception.segmentation.refinement import Candidates, Refined
 
 # A token is positive when it lies within this fraction of sqrt(visible area) of the object's centre.
 CENTRE_RADIUS = 0.25
+# The tote's centre is a fifth of the image: its many equal tokens would crowd out the objects among the candidates.
+MAX_TOKENS = 9
 # Lower bound of a positive's score target, so that objectness is learned before the masks are good.
 MIN_QUALITY = 0.1
+# A candidate is corrected towards an object that its mask overlaps by this IoU.
+MATCH_IOU = 0.3
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,21 @@ class SegmentationTargets:
     centres: Tensor
     areas: Tensor
 
+    def of(self, label: Tensor) -> SegmentationTargets:
+        """The objects of one class."""
+        chosen = self.labels == label
+        return SegmentationTargets(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
     def to(self, device: torch.device) -> SegmentationTargets:
         """The same targets on another device."""
         return SegmentationTargets(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
 def assign_tokens(targets: SegmentationTargets, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Match tokens of an ``height x width`` grid to objects.
+    """Match tokens of an ``height x width`` grid to objects of one class.
 
-    A token belongs to the smallest object whose centre is near (``CENTRE_RADIUS``); every object also gets the token
-    its centre falls into.
+    A token belongs to the smallest object whose centre is near (``CENTRE_RADIUS``) and that has it among its
+    ``MAX_TOKENS`` nearest; every object also gets the token its centre falls into.
 
     Returns:
         ``tokens [P]`` flat token indices and ``objects [P]`` the object of each.
@@ -51,8 +61,10 @@ def assign_tokens(targets: SegmentationTargets, height: int, width: int) -> tupl
     y = torch.arange(height, device=device) + 0.5
     points = torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1)
     distance = (points[None] - targets.centres[:, None]).norm(dim=-1)
-    near = distance <= CENTRE_RADIUS * targets.areas.sqrt()[:, None]
-    near.scatter_(1, distance.argmin(dim=1, keepdim=True), True)
+    nearest, places = distance.topk(min(MAX_TOKENS, distance.shape[1]), dim=1, largest=False)
+    close = nearest <= CENTRE_RADIUS * targets.areas.sqrt()[:, None]
+    close[:, 0] = True
+    near = torch.zeros_like(distance, dtype=torch.bool).scatter_(1, places, close)
     cost = torch.where(near, targets.areas[:, None], torch.inf)
     smallest, owner = cost.min(dim=0)
     tokens = smallest.isfinite().nonzero()[:, 0]
@@ -72,6 +84,14 @@ def mask_iou(logits: Tensor, truth: Tensor) -> Tensor:
     return (predicted & truth).sum(1) / (predicted | truth).sum(1).clamp(min=1)
 
 
+def pairwise_mask_iou(logits: Tensor, truth: Tensor) -> Tensor:
+    """IoU of every binarised mask with every true one, ``[K, h, w], [M, h, w] -> [K, M]``."""
+    predicted, truth = (logits > 0).flatten(1).float(), (truth > 0.5).flatten(1).float()
+    intersection = predicted @ truth.T
+    union = predicted.sum(1)[:, None] + truth.sum(1)[None] - intersection
+    return intersection / union.clamp(min=1)
+
+
 def quality_focal_loss(logits: Tensor, quality: Tensor) -> Tensor:
     """Sum of the quality focal loss (Li et al. 2020, Eq. 2, beta = 2) over all scores.
 
@@ -84,24 +104,76 @@ def quality_focal_loss(logits: Tensor, quality: Tensor) -> Tensor:
 def segmentation_loss(
     output: DenseOutput, targets: list[SegmentationTargets], grid: tuple[int, int]
 ) -> dict[str, Tensor]:
-    """Losses of a batch: ``score`` (quality focal), ``mask_bce`` and ``mask_dice``, averaged over positives."""
+    """Losses of the tokens: ``score`` (quality focal), ``mask_bce`` and ``mask_dice``, averaged over positives."""
     quality = torch.zeros_like(output.class_logits)
-    bce, dice = [], []
+    masks = _MaskLosses()
+    # unbind, not an index in the loop, whose gradient would be a tensor for the whole batch each time.
+    kernels, bases = output.kernels.unbind(), output.basis.flatten(2).unbind()
+    for index, truth in enumerate(targets):
+        for label in torch.unique(truth.labels):
+            mine = truth.of(label)
+            tokens, owner = assign_tokens(mine, *grid)
+            logits = (kernels[index][tokens, label] @ bases[index]).view(-1, *mine.masks.shape[1:])
+            masks.add(logits, mine.masks[owner])
+            iou = mask_iou(logits.detach(), mine.masks[owner])
+            quality[index, tokens, label] = iou.clamp(min=MIN_QUALITY)
+    bce, dice = masks.means(output.basis)
+    return {
+        "score": quality_focal_loss(output.class_logits, quality) / max(1, masks.count),
+        "mask_bce": 2 * bce,
+        "mask_dice": 2 * dice,
+    }
+
+
+def refinement_loss(
+    candidates: Candidates, refined: Refined, targets: list[SegmentationTargets]
+) -> dict[str, Tensor]:
+    """Losses of the refinement: ``refined_score``, ``refined_bce``, ``refined_dice``, averaged over positives.
+
+    A candidate is positive when its mask before the refinement covers an object of its class (``MATCH_IOU``). Every
+    candidate learns to state the best IoU of its refined mask with any object of its class, so that what is left of
+    a duplicate or a part ranks below the whole.
+    """
+    quality = torch.zeros_like(refined.quality_logits)
+    masks = _MaskLosses()
+    mask_logits = refined.mask_logits.unbind()
     for index, truth in enumerate(targets):
         if len(truth.labels) == 0:
             continue
-        tokens, owner = assign_tokens(truth, *grid)
-        logits = (output.kernels[index, tokens] @ output.basis[index].flatten(1)).view(
-            -1, *truth.masks.shape[1:]
-        )
-        masks = truth.masks[owner]
-        bce.append(F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=(1, 2)))
-        dice.append(dice_loss(logits, masks))
-        quality[index, tokens, truth.labels[owner]] = mask_iou(logits.detach(), masks).clamp(min=MIN_QUALITY)
-    positives = max(1, sum(len(part) for part in dice))
-    zero = output.basis.sum() * 0
+        other = candidates.labels[index][:, None] != truth.labels[None]
+        before = pairwise_mask_iou(candidates.mask_logits[index], truth.masks).masked_fill(other, 0)
+        iou, owner = before.max(dim=1)
+        chosen = iou >= MATCH_IOU
+        masks.add(mask_logits[index][chosen], truth.masks[owner[chosen]])
+        after = pairwise_mask_iou(mask_logits[index].detach(), truth.masks).masked_fill(other, 0)
+        quality[index] = after.max(dim=1).values
+    bce, dice = masks.means(refined.mask_logits)
     return {
-        "score": quality_focal_loss(output.class_logits, quality) / positives,
-        "mask_bce": 2 * (torch.cat(bce).sum() if bce else zero) / positives,
-        "mask_dice": 2 * (torch.cat(dice).sum() if dice else zero) / positives,
+        "refined_score": quality_focal_loss(refined.quality_logits, quality) / max(1, masks.count),
+        "refined_bce": 2 * bce,
+        "refined_dice": 2 * dice,
     }
+
+
+class _MaskLosses:
+    """Gathers mask losses over the images of a batch."""
+
+    def __init__(self) -> None:
+        self.bce: list[Tensor] = []
+        self.dice: list[Tensor] = []
+
+    def add(self, logits: Tensor, truth: Tensor) -> None:
+        """Masks ``[P, h, w]`` and what they should be."""
+        self.bce.append(F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=(1, 2)))
+        self.dice.append(dice_loss(logits, truth))
+
+    @property
+    def count(self) -> int:
+        """Masks so far."""
+        return sum(len(part) for part in self.dice)
+
+    def means(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean BCE and dice loss; without masks, zeros that keep ``like`` in the graph."""
+        if self.count == 0:
+            return like.sum() * 0, like.sum() * 0
+        return torch.cat(self.bce).mean(), torch.cat(self.dice).mean()

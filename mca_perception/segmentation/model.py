@@ -1,9 +1,10 @@
 """Edge segmentation head: dynamic mask kernels on the plain encoder, one static graph without RoIAlign or NMS.
 
-Every stride-16 token predicts class scores and the weights of a 1x1 convolution; applied to stride-4 mask features
-that convolution gives the mask of the object the token stands on (the idea of SOLOv2 and CondInst). The stride-4
-features come from a simple feature pyramid over the last map only, as ViTDet does, plus a light image stem that
-leaves the backbone plain.
+Every stride-16 token predicts, for each class, a score and the weights of a 1x1 convolution; applied to stride-4
+mask features that convolution gives the mask of the object the token stands on (the idea of SOLOv2 and CondInst).
+The stride-4 features come from a simple feature pyramid over the last map only, as ViTDet does, plus a light image
+stem that leaves the backbone plain. The best candidates are then judged and corrected together, see
+:mod:`mca_perception.segmentation.refinement`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mca_perception.segmentation.refinement import Candidates, Refined, Refinement
 
 TOKEN_STRIDE = 16
 MASK_STRIDE = 4
@@ -32,13 +35,15 @@ class SegmentationConfig:
         hidden_dim: width of the per-token head.
         pyramid_dim: channels at stride 4 (twice as many at stride 8).
         mask_dim: channels of the mask features that kernels multiply.
-        max_objects: tokens ``K`` kept by :meth:`SegmentationHead.predict`.
+        refinement_dim: width of the refinement.
+        max_objects: candidates ``K`` that are refined.
     """
 
     labels: tuple[str, ...] = ("Object",)
     hidden_dim: int = 192
     pyramid_dim: int = 48
     mask_dim: int = 32
+    refinement_dim: int = 128
     max_objects: int = 100
 
 
@@ -47,13 +52,15 @@ class DenseOutput(NamedTuple):
 
     Attributes:
         class_logits: ``[N, T, C]``.
-        kernels: ``[N, T, mask_dim + POSITION_TERMS]``.
+        kernels: ``[N, T, C, mask_dim + POSITION_TERMS]``.
         basis: ``[N, mask_dim + POSITION_TERMS, h, w]`` mask features at stride 4, coordinates last.
+        hidden: ``[N, T, hidden_dim]`` what the kernels are made from.
     """
 
     class_logits: Tensor
     kernels: Tensor
     basis: Tensor
+    hidden: Tensor
 
 
 def channel_norm(channels: int) -> nn.GroupNorm:
@@ -99,12 +106,14 @@ class SegmentationHead(nn.Module):
     def __init__(self, embed_dim: int, config: SegmentationConfig) -> None:
         super().__init__()
         self.config = config
+        classes, kernel_dim = len(config.labels), config.mask_dim + POSITION_TERMS
         self.mask_features = MaskFeatures(embed_dim, config)
         self.reduce = nn.Conv2d(embed_dim, config.hidden_dim, 1)
         self.class_tower = ConvBlock(config.hidden_dim, config.hidden_dim)
         self.kernel_tower = ConvBlock(config.hidden_dim, config.hidden_dim)
-        self.classify = nn.Conv2d(config.hidden_dim, len(config.labels), 1)
-        self.kernel = nn.Conv2d(config.hidden_dim, config.mask_dim + POSITION_TERMS, 1)
+        self.classify = nn.Conv2d(config.hidden_dim, classes, 1)
+        self.kernel = nn.Conv2d(config.hidden_dim, classes * kernel_dim, 1)
+        self.refinement = Refinement(config.hidden_dim, config.mask_dim, kernel_dim, config.refinement_dim)
         assert self.classify.bias is not None
         assert self.kernel.bias is not None
         nn.init.constant_(self.classify.bias, -4.0)  # a token is an object's centre in about 2 % of cases
@@ -120,30 +129,63 @@ class SegmentationHead(nn.Module):
         """
         height, width = images.shape[-2] // TOKEN_STRIDE, images.shape[-1] // TOKEN_STRIDE
         feature_map = features[:, 1:].transpose(1, 2).reshape(features.shape[0], -1, height, width)
-        hidden = F.gelu(self.reduce(feature_map))
-        class_logits = self.classify(self.class_tower(hidden)).flatten(2).transpose(1, 2)
-        kernels = self.kernel(self.kernel_tower(hidden)).flatten(2).transpose(1, 2)
+        reduced = F.gelu(self.reduce(feature_map))
+        class_logits = self.classify(self.class_tower(reduced)).flatten(2).transpose(1, 2)
+        hidden = self.kernel_tower(reduced)
+        kernels = self.kernel(hidden).flatten(2).transpose(1, 2)
+        kernels = kernels.reshape(*kernels.shape[:2], len(self.config.labels), -1).float()
         mask_features = self.mask_features(feature_map, images).float()
         coordinates = _coordinate_basis(mask_features.shape[-2], mask_features.shape[-1], mask_features)
         basis = torch.cat([mask_features, coordinates.expand(mask_features.shape[0], -1, -1, -1)], dim=1)
-        centres = token_centres(height, width, mask_features)
-        return DenseOutput(class_logits.float(), _shift_kernels(kernels.float(), centres), basis)
+        centres = token_centres(height, width, mask_features)[:, None]
+        return DenseOutput(
+            class_logits.float(),
+            _shift_kernels(kernels, centres),
+            basis,
+            hidden.float().flatten(2).transpose(1, 2),
+        )
+
+    def refine(self, output: DenseOutput) -> tuple[Candidates, Refined]:
+        """The best ``K`` candidates of each image as the tokens see them, and after the refinement.
+
+        Computes in float32: kernels are polynomials in absolute coordinates.
+        """
+        classes = len(self.config.labels)
+        logits = output.class_logits.flatten(1)
+        best, places = logits.topk(min(self.config.max_objects, logits.shape[1]), dim=1)
+        tokens, labels = places // classes, places % classes
+        kernels = _pick(output.kernels.flatten(1, 2), places).detach()
+        masks = _masks(kernels, output.basis)
+        candidates = Candidates(best.detach(), labels, _pick(output.hidden, tokens), kernels, masks.detach())
+        features = output.basis[:, :-POSITION_TERMS]
+        change = self.refinement(candidates, output.hidden, features)
+        height, width = (side * MASK_STRIDE // TOKEN_STRIDE for side in output.basis.shape[-2:])
+        centres = token_centres(height, width, output.basis)[tokens]
+        refined = kernels + _shift_kernels(change.kernels, centres)
+        return candidates, Refined(change.quality_logits, _masks(refined, output.basis))
 
     def predict(self, features: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Best ``K`` tokens of each image, as one static graph.
+        """Best ``K`` candidates of each image, as one static graph.
 
         Returns:
             ``scores [N, K]`` probabilities in descending order, ``labels [N, K]`` int64, ``mask_logits [N, K, h, w]``
-            at stride 4. Several tokens may describe one object; duplicates are for the caller to remove.
+            at stride 4. Several candidates may describe one object; duplicates are for the caller to remove.
         """
-        output = self(features, images)
-        token_scores, token_labels = output.class_logits.sigmoid().max(dim=-1)
-        keep = min(self.config.max_objects, token_scores.shape[1])
-        scores, tokens = token_scores.topk(keep, dim=1)
-        kernels = output.kernels.gather(1, tokens[..., None].expand(-1, -1, output.kernels.shape[-1]))
-        count, _, height, width = output.basis.shape
-        mask_logits = (kernels @ output.basis.flatten(2)).reshape(count, keep, height, width)
-        return scores, token_labels.gather(1, tokens), mask_logits
+        candidates, refined = self.refine(self(features, images))
+        scores, order = refined.quality_logits.sigmoid().sort(dim=1, descending=True)
+        count, _, height, width = refined.mask_logits.shape
+        masks = _pick(refined.mask_logits.flatten(2), order).reshape(count, -1, height, width)
+        return scores, candidates.labels.gather(1, order), masks
+
+
+def _pick(rows: Tensor, places: Tensor) -> Tensor:
+    """Rows ``[N, R, D]`` at ``places [N, K]``, as ``[N, K, D]``."""
+    return rows.gather(1, places[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+def _masks(kernels: Tensor, basis: Tensor) -> Tensor:
+    """Mask logits ``[N, K, h, w]`` of kernels ``[N, K, D]`` over a basis ``[N, D, h, w]``."""
+    return (kernels @ basis.flatten(2)).reshape(*kernels.shape[:2], *basis.shape[-2:])
 
 
 def token_centres(height: int, width: int, like: Tensor) -> Tensor:
@@ -164,13 +206,14 @@ def _coordinate_basis(height: int, width: int, like: Tensor) -> Tensor:
 def _shift_kernels(kernels: Tensor, centres: Tensor) -> Tensor:
     """Rewrite each token's polynomial in coordinates relative to its centre as one in absolute coordinates.
 
-    So that a mask is a single matrix product with a basis that all tokens share.
+    So that a mask is a single matrix product with a basis that all tokens share. ``kernels [..., D]``,
+    ``centres [..., 2]``.
     """
     features, (one, x, y, xx, xy, yy) = (
         kernels[..., :-POSITION_TERMS],
         kernels[..., -POSITION_TERMS:].unbind(-1),
     )
-    cx, cy = centres[:, 0], centres[:, 1]
+    cx, cy = centres[..., 0], centres[..., 1]
     absolute = torch.stack(
         [
             one - x * cx - y * cy + xx * cx * cx + xy * cx * cy + yy * cy * cy,

@@ -15,6 +15,7 @@ from mca_perception.geometry import Letterbox, Size
 from mca_perception.objects import Objects
 
 __all__ = [
+    "CONTAINERS",
     "Candidates",
     "MaskCandidates",
     "Window",
@@ -27,6 +28,9 @@ __all__ = [
 
 MIN_AREA = 16
 """Instances with fewer visible pixels in the original image are dropped."""
+
+CONTAINERS = frozenset({"Tote"})
+"""Classes of what holds the objects. They are found and scored like others, but take no pixel from an object."""
 
 
 Window = tuple[slice, slice, NDArray[np.float32]]
@@ -218,17 +222,17 @@ def resize_masks(mask_logits: NDArray[np.float32], letterbox: Letterbox) -> Iter
 def to_objects(
     candidates: MaskCandidates, label_names: tuple[str, ...], *, min_area: int = MIN_AREA
 ) -> Objects:
-    """Let candidates compete for pixels; those left with fewer than ``min_area`` are dropped."""
+    """Let candidates compete for pixels; those left with fewer than ``min_area`` and containers are dropped."""
     letterbox = candidates.letterbox
-    instance_mask, areas, boxes = compose_windows(
-        candidates.windows(), letterbox.image_size, min_area=min_area
-    )
+    held = np.array([label_names[label] not in CONTAINERS for label in candidates.labels], dtype=bool)
+    windows = (window for window, wanted in zip(candidates.windows(), held, strict=True) if wanted)
+    instance_mask, areas, boxes = compose_windows(windows, letterbox.image_size, min_area=min_area)
     kept = np.flatnonzero(areas)
     return Objects(
         image_size=letterbox.image_size,
         boxes=boxes[kept],
-        scores=candidates.scores[kept],
-        labels=candidates.labels[kept],
+        scores=candidates.scores[held][kept],
+        labels=candidates.labels[held][kept],
         label_names=label_names,
         instance_mask=instance_mask,
         instance_ids=(kept + 1).astype(np.uint16),

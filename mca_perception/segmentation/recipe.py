@@ -41,7 +41,8 @@ class Augmentation(BaseModel):
 class SegmentationRecipe(BaseModel):
     """Training of a segmentation head on an ARMBench-format folder.
 
-    ``head`` chooses between the edge head, whose sizes are ``hidden_dim``, ``pyramid_dim`` and ``mask_dim``, and the
+    ``head`` chooses between the edge head, whose sizes are ``hidden_dim``, ``pyramid_dim``,
+    ``mask_dim`` and ``refinement_dim``, and the
     cascade, whose sizes ``cascade`` names as a whole.
     """
 
@@ -59,6 +60,7 @@ class SegmentationRecipe(BaseModel):
     hidden_dim: PositiveInt = 192
     pyramid_dim: PositiveInt = 48
     mask_dim: PositiveInt = 32
+    refinement_dim: PositiveInt = 128
     cascade: Literal["nano", "base"] = "nano"
     max_objects: PositiveInt = 100
     every: PositiveInt = 1

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from mca_perception.backbone import Backbone, normalise
 from mca_perception.segmentation.data import collate
 from mca_perception.segmentation.loading import open_splits, training_loader
-from mca_perception.segmentation.losses import SegmentationTargets, segmentation_loss
+from mca_perception.segmentation.losses import SegmentationTargets, refinement_loss, segmentation_loss
 from mca_perception.segmentation.model import TOKEN_STRIDE, SegmentationConfig, SegmentationHead
 from mca_perception.segmentation.recipe import SegmentationRecipe
 from mca_perception.segmentation.validation import stride4_average_precision
@@ -36,6 +36,7 @@ class SegmentationTask:
                 hidden_dim=recipe.hidden_dim,
                 pyramid_dim=recipe.pyramid_dim,
                 mask_dim=recipe.mask_dim,
+                refinement_dim=recipe.refinement_dim,
                 max_objects=recipe.max_objects,
             ),
         )
@@ -55,7 +56,7 @@ class SegmentationTask:
     def losses(
         self, backbone: Backbone, batch: tuple[Tensor, list[SegmentationTargets]], device: torch.device
     ) -> dict[str, Tensor]:
-        """Score, mask BCE and mask dice losses of a batch."""
+        """Score, mask BCE and mask dice losses of a batch, of the tokens and of the refined candidates."""
         images, targets = batch
         pixels = normalise(images, device, backbone.normalisation).contiguous(
             memory_format=torch.channels_last
@@ -63,7 +64,11 @@ class SegmentationTask:
         output = self.head(backbone(pixels)["encoder_out"], pixels)
         # Kernels are polynomials in absolute coordinates: their product needs float32.
         with torch.autocast(device.type, enabled=False):
-            return segmentation_loss(output, [truth.to(device) for truth in targets], self.grid)
+            truths = [truth.to(device) for truth in targets]
+            return {
+                **segmentation_loss(output, truths, self.grid),
+                **refinement_loss(*self.head.refine(output), truths),
+            }
 
     @torch.inference_mode()
     def validate(self, backbone: Backbone, device: torch.device) -> dict[str, float]:
@@ -76,4 +81,4 @@ class SegmentationTask:
             for arrays in zip(scores, labels, logits, strict=True):
                 predictions.append(tuple(array.float().cpu().numpy() for array in arrays))
             truths.extend((truth.masks.numpy() > 0.5, truth.labels.numpy()) for truth in targets)
-        return stride4_average_precision(predictions, truths)
+        return stride4_average_precision(predictions, truths, self.recipe.labels)

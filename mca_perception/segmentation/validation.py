@@ -5,7 +5,7 @@ The judge of record is :mod:`mca_perception.segmentation.evaluation`, in origina
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from mca_perception.segmentation.average_precision import Evaluations
 from mca_perception.segmentation.operating_point import best_threshold
-from mca_perception.segmentation.postprocess import select_instances
+from mca_perception.segmentation.postprocess import CONTAINERS, select_instances
 
 MIN_SCORE = 0.02
 
@@ -27,35 +27,49 @@ Truth = tuple[NDArray[np.bool_], NDArray[np.int64]]
 def stride4_average_precision(
     predictions: list[tuple[NDArray[Any], ...]],
     truths: list[Truth],
+    labels: Sequence[str] = ("Object",),
 ) -> dict[str, float]:
-    """COCO mask AP50, AP75 and AP, classes averaged, and the score threshold with the best F1 at IoU 0.5.
+    """Figures of :func:`mask_average_precision` from candidates that may be duplicates.
 
     Args:
         predictions: per image ``(scores [K], labels [K], mask_logits [K, h, w])``.
         truths: per image ``(masks [M, h, w], labels [M])``.
+        labels: names of the classes.
     """
 
     def selected() -> Iterator[tuple[Found, Truth]]:
-        for (scores, labels, logits), truth in zip(predictions, truths, strict=True):
-            labels = labels.astype(np.int64)
+        for (scores, kinds, logits), truth in zip(predictions, truths, strict=True):
+            kinds = kinds.astype(np.int64)
             kept = select_instances(
-                scores, labels, logits, score_threshold=MIN_SCORE, nms_iou=0.5, max_objects=100
+                scores, kinds, logits, score_threshold=MIN_SCORE, nms_iou=0.5, max_objects=100
             )
-            yield (scores[kept], labels[kept], logits[kept] > 0), truth
+            yield (scores[kept], kinds[kept], logits[kept] > 0), truth
 
-    return mask_average_precision(selected())
+    return mask_average_precision(selected(), labels)
 
 
-def mask_average_precision(images: Iterable[tuple[Found, Truth]]) -> dict[str, float]:
-    """The same figures of instances whose duplicates are removed already; one image is in memory at a time."""
+def mask_average_precision(
+    images: Iterable[tuple[Found, Truth]], labels: Sequence[str] = ("Object",)
+) -> dict[str, float]:
+    """Figures of instances whose duplicates are removed; one image is in memory at a time.
+
+    Args:
+        images: what was found in each image, and its truth.
+        labels: names of the classes.
+
+    Returns:
+        COCO ``mask_map``, ``mask_map50`` and ``mask_map75``, classes averaged; with several classes also
+        ``mask_map50_NAME`` of each that is annotated. ``score_threshold`` with the best F1 at IoU 0.5 over the
+        classes that are not containers, unless nothing was found.
+    """
     annotations: list[dict[str, Any]] = []
     detections: list[dict[str, Any]] = []
     sizes: list[tuple[int, ...]] = []
-    for image_id, ((scores, kinds, found), (masks, labels)) in enumerate(images, 1):
+    for image_id, ((scores, kinds, found), (masks, true_kinds)) in enumerate(images, 1):
         sizes.append(found.shape[1:])
         annotations += [
-            {"image_id": image_id, "category_id": int(label) + 1, "segmentation": _encode(mask)}
-            for mask, label in zip(masks, labels, strict=True)
+            {"image_id": image_id, "category_id": int(kind) + 1, "segmentation": _encode(mask)}
+            for mask, kind in zip(masks, true_kinds, strict=True)
         ]
         detections += [
             {
@@ -75,7 +89,11 @@ def mask_average_precision(images: Iterable[tuple[Found, Truth]]) -> dict[str, f
     curves = evaluations.curves()
     names = {"mask_map": None, "mask_map50": 0.5, "mask_map75": 0.75}
     figures = {name: curves.average(iou) or 0.0 for name, iou in names.items()}
-    threshold = best_threshold(evaluations, evaluations.categories)["best_f1_threshold"]
+    if len(labels) > 1:
+        for category in evaluations.categories:
+            figures[f"mask_map50_{labels[category - 1]}"] = curves.average(0.5, [category]) or 0.0
+    counted = [c for c in evaluations.categories if labels[c - 1] not in CONTAINERS]
+    threshold = best_threshold(evaluations, counted)["best_f1_threshold"]
     return figures if threshold is None else {**figures, "score_threshold": round(threshold, 3)}
 
 

@@ -75,12 +75,20 @@ def test_rle_and_polygon_agree(record: ImageRecord) -> None:
 
 
 def test_targets_of_an_object_with_a_hole_have_a_centre_on_it() -> None:
-    ring = np.zeros((128, 128), np.uint16)
+    ring = np.zeros((128, 128), np.uint8)
     ring[16:112, 16:112] = 1
     ring[40:88, 40:88] = 0
-    targets = build_targets(ring, np.array([0], np.int64))
+    targets = build_targets([(ring, 0)], (64, 64))
     x, y = (targets.centres[0] * 4).long().tolist()
     assert targets.masks[0, y, x] > 0.5
+
+
+def test_tote_keeps_what_its_objects_hide() -> None:
+    tote, item = np.ones((128, 128), np.uint8), np.zeros((128, 128), np.uint8)
+    item[40:80, 40:80] = 1
+    targets = build_targets([(tote, 1), (item, 0)], (64, 64))
+    assert targets.masks[0].min() == 1
+    assert targets.areas.tolist() == [16.0, pytest.approx(40 * 40 / 32**2)]
 
 
 def test_collate_keeps_a_list_of_targets(record: ImageRecord) -> None:

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from mca_perception.geometry import Letterbox
-from mca_perception.segmentation.postprocess import compose_instance_mask, select_instances
+from mca_perception.segmentation.postprocess import (
+    Candidates,
+    compose_instance_mask,
+    select_instances,
+    to_objects,
+)
 
 SETTINGS = {"score_threshold": 0.3, "nms_iou": 0.5, "max_objects": 100}
 
@@ -115,3 +120,19 @@ def test_composition_refuses_a_foreign_letterbox() -> None:
     letterbox = Letterbox.fit((20, 30), (32, 32))
     with pytest.raises(ValueError, match="letterbox was made for"):
         compose_instance_mask(np.zeros((1, 8, 8), np.float32), letterbox, (30, 20))
+
+
+def test_tote_takes_no_pixel_from_its_objects() -> None:
+    """Published objects are the same with and without the tote around them, however sure of itself it is."""
+    letterbox = Letterbox.fit((64, 64), (64, 64))
+    logits = np.full((3, 16, 16), -5, np.float32)
+    logits[0] = 9
+    logits[1, 2:6, 2:6] = 1
+    logits[2, 8:14, 8:14] = 1
+    scores = np.array([0.9, 0.8, 0.7], np.float32)
+    labels = np.array([1, 0, 0], np.int64)
+    together = to_objects(Candidates(scores, labels, logits, letterbox), ("Object", "Tote"))
+    alone = to_objects(Candidates(scores[1:], labels[1:], logits[1:], letterbox), ("Object", "Tote"))
+    assert together.scores.tolist() == alone.scores.tolist() == pytest.approx([0.8, 0.7])
+    assert np.array_equal(together.instance_mask, alone.instance_mask)
+    assert np.array_equal(together.boxes, alone.boxes)

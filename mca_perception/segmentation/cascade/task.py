@@ -60,7 +60,7 @@ class CascadeTask:
     @torch.inference_mode()
     def validate(self, backbone: Backbone, device: torch.device) -> dict[str, float]:
         """Mask average precision on the validation images, at the network's resolution."""
-        return mask_average_precision(self._evaluated(backbone, device))
+        return mask_average_precision(self._evaluated(backbone, device), self.recipe.labels)
 
     def _evaluated(self, backbone: Backbone, device: torch.device) -> Iterator[tuple[Found, Truth]]:
         size = self.recipe.input_size
