@@ -22,6 +22,7 @@ from mca_perception.ros.diagnostics import PERIOD_S, DiagnosticsPublisher, perce
 from mca_perception.ros.engine import Engine
 from mca_perception.ros.frame_policy import FrameQueue
 from mca_perception.ros.frames import NO_CONTAINER, FrameWorker, Intake, PendingFrame
+from mca_perception.ros.gallery_services import GalleryServices
 from mca_perception.ros.images import decode_compressed, decode_image
 from mca_perception.ros.outputs import Outputs
 from mca_perception.ros.parameters import NodeParameters
@@ -84,6 +85,7 @@ class PerceptionNode(LifecycleNode):
         self._container = NO_CONTAINER
         self._sequence = 0
         self._service: Any = None
+        self._gallery_services: GalleryServices | None = None
         self._reported: tuple[Any, ...] = ()
         self._next_report = 0.0
         self.create_timer(_WATCH_S, self._watch)
@@ -101,6 +103,9 @@ class PerceptionNode(LifecycleNode):
         )
         self._outputs = Outputs(self, parameters)
         self._service = self.create_service(SetContainer, "set_container", self._set_container)
+        self._gallery_services = GalleryServices(
+            self, self._engine.pipeline, changed=self._recount_container, report=self.report
+        )
         self.get_logger().info(f"model {self._engine.model} on {self._engine.provider}")
         return super().on_configure(state)
 
@@ -187,6 +192,9 @@ class PerceptionNode(LifecycleNode):
         if self._service is not None:
             self.destroy_service(self._service)
             self._service = None
+        if self._gallery_services is not None:
+            self._gallery_services.close()
+            self._gallery_services = None
         if self._outputs is not None:
             self._outputs.close()
             self._outputs = None
@@ -260,6 +268,13 @@ class PerceptionNode(LifecycleNode):
             else f"{len(allowed) - len(unknown)} of {len(allowed)} products are in the gallery"
         )
         return response
+
+    def _recount_container(self) -> None:
+        """Products of the container may have come into the gallery, or gone."""
+        assert self._engine is not None
+        container = self._container
+        if container.product_ids is not None:
+            self._container, _ = self._engine.container(container.container_id, container.product_ids)
 
     def _on_parameter(self, name: str) -> None:
         if name == "score_threshold" and self.state == "active":
