@@ -17,8 +17,9 @@ CENTRE_RADIUS = 0.25
 MAX_TOKENS = 9
 # Lower bound of a positive's score target, so that objectness is learned before the masks are good.
 MIN_QUALITY = 0.1
-# A candidate is corrected towards an object that its mask overlaps by this IoU.
+# A candidate describes an object when its mask overlaps it by this IoU, and by this share of the best candidate's.
 MATCH_IOU = 0.3
+NEAR_BEST = 0.9
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,9 @@ def refinement_loss(
 ) -> dict[str, Tensor]:
     """Losses of the refinement: ``refined_score``, ``refined_bce``, ``refined_dice``, averaged over positives.
 
-    A candidate is positive when its mask before the refinement covers an object of its class (``MATCH_IOU``). Every
-    candidate learns to state the best IoU of its refined mask with any object of its class, so that what is left of
-    a duplicate or a part ranks below the whole.
+    A candidate is positive when its mask covers an object of its class about as well as the best candidate does
+    (``NEAR_BEST``), and by ``MATCH_IOU`` at least. Positives learn the object's mask and to state its IoU, all others
+    to state 0: what overlaps too little to be removed as a duplicate must rank below every object.
     """
     quality = torch.zeros_like(refined.quality_logits)
     masks = _MaskLosses()
@@ -143,10 +144,11 @@ def refinement_loss(
         other = candidates.labels[index][:, None] != truth.labels[None]
         before = pairwise_mask_iou(candidates.mask_logits[index], truth.masks).masked_fill(other, 0)
         iou, owner = before.max(dim=1)
-        chosen = iou >= MATCH_IOU
-        masks.add(mask_logits[index][chosen], truth.masks[owner[chosen]])
-        after = pairwise_mask_iou(mask_logits[index].detach(), truth.masks).masked_fill(other, 0)
-        quality[index] = after.max(dim=1).values
+        best = before.max(dim=0).values[owner]
+        chosen = iou >= (NEAR_BEST * best).clamp(min=MATCH_IOU)
+        logits, truths = mask_logits[index][chosen], truth.masks[owner[chosen]]
+        masks.add(logits, truths)
+        quality[index, chosen] = mask_iou(logits.detach(), truths)
     bce, dice = masks.means(refined.mask_logits)
     return {
         "refined_score": quality_focal_loss(refined.quality_logits, quality) / max(1, masks.count),

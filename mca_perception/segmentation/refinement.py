@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HEADS = 4
-# Log-area, confidence of the mask and score of a candidate.
+# Log-area, log-confidence of the mask and score logit of a candidate.
 STATISTICS = 3
 
 
@@ -72,10 +72,10 @@ class Refinement(nn.Module):
 
     def __init__(self, hidden_dim: int, mask_dim: int, kernel_dim: int, dim: int) -> None:
         super().__init__()
-        inputs = 2 * hidden_dim + mask_dim + STATISTICS
-        self.embed = nn.Sequential(
-            nn.LayerNorm(inputs), nn.Linear(inputs, dim), nn.GELU(), nn.Linear(dim, dim)
-        )
+        self.appearance_norm = nn.LayerNorm(2 * hidden_dim + mask_dim)
+        self.appearance = nn.Linear(2 * hidden_dim + mask_dim, dim)
+        self.statistics = nn.Linear(STATISTICS, dim)
+        self.embed = nn.Sequential(nn.GELU(), nn.Linear(dim, dim))
         self.attention_norm = nn.LayerNorm(dim)
         self.qkv_proj = nn.Linear(dim, 3 * dim)
         self.containment = nn.Parameter(torch.zeros(HEADS, 2))
@@ -85,7 +85,11 @@ class Refinement(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.quality = nn.Linear(dim, 1)
+        # Before any training, the score times the squared mean probability inside the mask: it ranks better alone.
+        self.confidence_weight = nn.Parameter(torch.tensor(2.0))
         self.kernel = nn.Linear(dim, kernel_dim)
+        nn.init.zeros_(self.quality.weight)
+        nn.init.zeros_(self.quality.bias)
         nn.init.zeros_(self.kernel.weight)
         nn.init.zeros_(self.kernel.bias)
 
@@ -104,13 +108,17 @@ class Refinement(nn.Module):
         coarse = F.avg_pool2d(masks, 4).flatten(2)
         around = coarse @ hidden / (coarse.sum(2, keepdim=True) + 1 / 16)
         inside = (flat > 0.5).to(flat.dtype)
-        confidence = (flat * inside).sum(2, keepdim=True) / (inside.sum(2, keepdim=True) + 1)
-        statistics = torch.cat([areas.log() - 4, confidence, candidates.score_logits[..., None]], dim=2)
-        x = self.embed(torch.cat([candidates.hidden, around, under_mask, statistics], dim=2))
+        confidence = (((flat * inside).sum(2) / (inside.sum(2) + 1)) + 1e-4).log()
+        appearance = self.appearance(
+            self.appearance_norm(torch.cat([candidates.hidden, around, under_mask], dim=2))
+        )
+        statistics = torch.stack([areas[..., 0].log() - 4, 4 * confidence, candidates.score_logits], dim=2)
+        x = self.embed(appearance + self.statistics(statistics))
         contained = (flat @ flat.transpose(1, 2)) / areas  # [i, j]: the part of i that j covers
         x = x + self._attend(self.attention_norm(x), contained)
         x = self.norm(x + self.ffn(x))
-        return Change(self.quality(x)[..., 0], self.kernel(x))
+        quality = candidates.score_logits + self.confidence_weight * confidence + self.quality(x)[..., 0]
+        return Change(quality, self.kernel(x))
 
     def _attend(self, x: Tensor, contained: Tensor) -> Tensor:
         """Attention with a learned bias for "j covers i" and "i covers j" in each head."""

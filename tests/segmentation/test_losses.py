@@ -8,6 +8,7 @@ import torch
 from mca_perception.segmentation.losses import (
     MATCH_IOU,
     MIN_QUALITY,
+    NEAR_BEST,
     SegmentationTargets,
     assign_tokens,
     dice_loss,
@@ -112,22 +113,36 @@ def refined(masks: torch.Tensor, quality: list[float], labels: list[int]) -> tup
     return candidates, Refined(torch.tensor([quality]).logit(eps=1e-6), logits.clone().requires_grad_())
 
 
-def test_refinement_states_the_iou_of_every_mask_and_corrects_those_that_cover_an_object() -> None:
-    """A whole, a half, a sliver and a whole of another class; IoU 1, 0.5, 0.25 and, for its class, 0."""
+def test_refinement_corrects_the_best_candidates_and_silences_the_others() -> None:
+    """The whole, nearly the whole, a half, and the whole under another class; IoU 1, 0.94, 0.5 and none."""
     truth = targets([(2.0, 2.0)], [4.0])
     truth.masks[0, 4:12, 4:12] = 1
     masks = torch.zeros(4, 16, 16)
-    masks[0, 4:12, 4:12] = masks[1, 4:8, 4:12] = masks[2, 4:6, 4:12] = masks[3, 4:12, 4:12] = 1
-    candidates, out = refined(masks, [1.0, 0.5, 0.25, 0.0], [0, 0, 0, 1])
+    masks[0, 4:12, 4:12] = masks[1, 4:12, 4:12] = masks[2, 4:8, 4:12] = masks[3, 4:12, 4:12] = 1
+    masks[1, 4, 4:8] = 0
+    candidates, out = refined(masks, [1.0, 60 / 64, 0.0, 0.0], [0, 0, 0, 1])
     losses = refinement_loss(candidates, out, [truth])
     assert losses["refined_score"].item() == pytest.approx(0.0, abs=1e-4)
     sum(losses.values()).backward()
     assert out.mask_logits.grad is not None
     corrected = out.mask_logits.grad[0].abs().sum((1, 2)) > 1e-3
     assert corrected.tolist() == [False, True, False, False]  # the whole is right already
-    assert 0.25 < MATCH_IOU < 0.5
-    wrong = refinement_loss(*refined(masks, [0.1, 0.9, 0.9, 0.9], [0, 0, 0, 1]), [truth])
+    wrong = refinement_loss(*refined(masks, [0.1, 0.1, 0.9, 0.9], [0, 0, 0, 1]), [truth])
     assert wrong["refined_score"] > 0.5
+
+
+@pytest.mark.parametrize(("rows", "taken"), [(2, False), (3, True)])
+def test_refinement_takes_the_best_candidate_from_the_match_iou_on(rows: int, taken: bool) -> None:
+    """Two of eight rows are IoU 0.25, three are 0.375."""
+    assert 0.25 < MATCH_IOU < 0.375
+    assert 0.5 < NEAR_BEST < 60 / 64
+    truth = targets([(2.0, 2.0)], [4.0])
+    truth.masks[0, 4:12, 4:12] = 1
+    masks = torch.zeros(1, 16, 16)
+    masks[0, 4 : 4 + rows, 4:12] = 1
+    losses = refinement_loss(*refined(masks, [rows / 8 if taken else 0.0], [0]), [truth])
+    assert losses["refined_score"].item() == pytest.approx(0.0, abs=1e-4)
+    assert (losses["refined_dice"].item() > 0) == taken
 
 
 def test_refinement_without_objects_learns_that_there_are_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -27,14 +28,22 @@ def refinement() -> Refinement:
     torch.manual_seed(0)
     module = Refinement(HIDDEN, MASK, KERNEL, 16).eval()
     torch.nn.init.normal_(module.kernel.weight)
+    torch.nn.init.normal_(module.quality.weight)
     torch.nn.init.normal_(module.containment)
     return module
 
 
-def test_starts_as_no_correction() -> None:
-    change = Refinement(HIDDEN, MASK, KERNEL, 16)(*scene(5))
-    assert change.quality_logits.shape == (1, 5)
+def test_starts_without_correction_from_score_and_confidence() -> None:
+    """Logit of the token's score, plus twice the log of the mean probability inside the mask."""
+    candidates, hidden, features = scene(5)
+    change = Refinement(HIDDEN, MASK, KERNEL, 16)(candidates, hidden, features)
     assert torch.equal(change.kernels, torch.zeros(1, 5, KERNEL))
+    probability = candidates.mask_logits.sigmoid()
+    for k in range(5):
+        mask = probability[0, k]
+        mean = mask[mask > 0.5].sum() / ((mask > 0.5).sum() + 1)
+        expected = candidates.score_logits[0, k] + 2 * (mean + 1e-4).log()
+        assert change.quality_logits[0, k].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_follows_a_permutation_of_the_candidates() -> None:

@@ -10,19 +10,16 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
-from mca_perception.backbone import Backbone, create_backbone
-from mca_perception.datasets.synth.tote_set import ToteSettings, write_totes
-from mca_perception.segmentation.cascade.data import DetectionSample, collate
+from mca_perception.backbone import create_backbone
+from mca_perception.segmentation.cascade.data import collate
 from mca_perception.segmentation.cascade.task import CascadeTask, cascade_config
 from mca_perception.segmentation.heads import create_task
 from mca_perception.segmentation.recipe import SegmentationRecipe
 from mca_perception.segmentation.task import SegmentationTask
 from mca_perception.segmentation.validation import mask_average_precision
 from tests.support.datasets import write_tote_set
-
-CPU = torch.device("cpu")
+from tests.support.overfitting import CPU, fit, write_eight_totes
 
 
 def recipe(data: Path, **changes: Any) -> SegmentationRecipe:
@@ -43,33 +40,6 @@ def rectangles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rectangles")
     write_tote_set(folder, 4, split="train")
     return folder
-
-
-def fit(
-    task: CascadeTask,
-    backbone: Backbone,
-    samples: list[DetectionSample],
-    *,
-    steps: int,
-    batch: int,
-    rate: float,
-) -> list[dict[str, float]]:
-    """Train on fixed samples with warm-up and decay; the loss terms of every step."""
-    parameters = [*backbone.parameters(), *task.head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.05)
-    draws = np.random.default_rng(0)
-    history = []
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 10, max(0.05, (steps - step) / (0.3 * steps)))
-        chosen = draws.permutation(len(samples))[:batch]
-        losses: dict[str, Tensor] = task.losses(backbone, collate([samples[i] for i in chosen]), CPU)
-        optimiser.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        history.append({name: value.item() for name, value in losses.items()})
-    return history
 
 
 def test_recipe_chooses_the_head(rectangles: Path) -> None:
@@ -105,7 +75,7 @@ def test_losses_fall_on_two_images(rectangles: Path) -> None:
     backbone = create_backbone("beit3_nano_patch16", img_size=64, depth=2)
     task = CascadeTask(recipe(rectangles, input_size=(64, 80)), backbone.embed_dim, 0)
     samples = [task.validation[index] for index in (1, 2)]
-    history = fit(task, backbone, samples, steps=16, batch=2, rate=3e-3)
+    history = fit(task, backbone, samples, collate, steps=16, batch=2, rate=3e-3)
     first, last = (
         sum(step[n] for n in ("objectness", "class_1", "mask")) for step in (history[0], history[-1])
     )
@@ -140,13 +110,13 @@ def test_validation_is_that_of_pycocotools_on_the_pasted_masks(rectangles: Path)
 @pytest.mark.timeout(2400)
 def test_overfits_eight_totes(tmp_path: Path) -> None:
     """Mask AP50 above 0.95 on eight synthesised totes after 450 steps of four images."""
-    write_totes(ToteSettings(tmp_path, 8, 3, products=12, split="train=1.0", objects="2-5"), 1)
+    write_eight_totes(tmp_path)
     torch.manual_seed(0)
     backbone = create_backbone("beit3_nano_patch16", img_size=160, depth=4)
     task = CascadeTask(recipe(tmp_path, input_size=(160, 208)), backbone.embed_dim, 0)
     samples = [task.validation[index] for index in range(len(task.validation))]
     assert len(samples) == 8
-    fit(task, backbone, samples, steps=450, batch=4, rate=1e-3)
+    fit(task, backbone, samples, collate, steps=450, batch=4, rate=1e-3)
     backbone.eval()
     task.head.eval()
     assert task.validate(backbone, CPU)["mask_map50"] > 0.95
