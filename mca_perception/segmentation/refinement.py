@@ -129,4 +129,5 @@ class Refinement(nn.Module):
         pairs = torch.stack([contained, contained.transpose(1, 2)], dim=-1)
         bias = (pairs @ self.containment.T).permute(0, 3, 1, 2)
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
-        return self.out_proj(mixed.transpose(1, 2).reshape(count, length, dim))
+        # Not transposed and viewed: the strides of the result differ between kernels, and an exported view does not.
+        return self.out_proj(torch.cat(mixed.unbind(1), dim=2))
