@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
+from onnxscript.optimizer import optimize as optimise_graph
 from torch import Tensor, nn
 
 from mca_perception.deploy.session import OnnxSession
 
 OPSET = 20
+
+MAX_FOLDED_ELEMENTS = 4096
+"""Largest constant that is computed at export."""
+
+Outputs = Mapping[str, NDArray[Any]]
+"""What a graph returns, by output name."""
 
 
 def export_graph(
@@ -25,6 +33,7 @@ def export_graph(
     path: Path,
     *,
     dynamic_shapes: Mapping[str, Mapping[int, Any]],
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
 ) -> dict[str, Any]:
     """Export a module as one self-contained ONNX file.
 
@@ -34,6 +43,7 @@ def export_graph(
         outputs: graph output names.
         path: file to write.
         dynamic_shapes: per input, ``{axis: torch.export.Dim}``.
+        translations: by torch operator that the exporter does not know, a function that makes its ONNX nodes.
 
     Returns:
         The graph's entry for a bundle manifest: file, inputs and outputs with dtype and shape.
@@ -49,8 +59,12 @@ def export_graph(
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
+            custom_translation_table=dict(translations or {}),
+            optimize=False,
         )
         assert program is not None  # always with dynamo=True
+        # Larger constants are left to the runtime to compute when it loads the graph: the file stays small.
+        optimise_graph(program.model, output_size_limit=MAX_FOLDED_ELEMENTS)
         program.save(path, include_initializers=True, external_data=False)
     model = onnx.load(path)
     _strip_traces(model.graph)
@@ -63,26 +77,38 @@ def export_graph(
     }
 
 
+def largest_array_difference(expected: Outputs, found: Outputs) -> float:
+    """Largest absolute difference over the floating-point outputs."""
+    return max(
+        float(np.abs(found[name] - array).max())
+        for name, array in expected.items()
+        if np.issubdtype(array.dtype, np.floating)
+    )
+
+
 def largest_difference(
-    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], path: Path
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    path: Path,
+    measure: Callable[[Outputs, Outputs], float] = largest_array_difference,
 ) -> float:
-    """Largest absolute difference between the module and its graph in ONNX Runtime, over floating-point outputs."""
+    """Difference between what the module and its graph in ONNX Runtime compute, as ``measure`` sees it."""
     with torch.inference_mode():
         expected = module(*inputs.values())
     expected = (expected,) if isinstance(expected, Tensor) else expected
+    arrays = {name: tensor.numpy() for name, tensor in zip(outputs, expected, strict=True)}
     session = OnnxSession(path, providers=["CPUExecutionProvider"])
-    found = session.run({name: tensor.numpy() for name, tensor in inputs.items()})
-    differences = [
-        float(np.abs(found[name] - tensor.numpy()).max())
-        for name, tensor in zip(outputs, expected, strict=True)
-        if tensor.is_floating_point()
-    ]
-    return max(differences)
+    return measure(arrays, session.run({name: tensor.numpy() for name, tensor in inputs.items()}))
 
 
 def _strip_traces(graph: onnx.GraphProto) -> None:
-    """Remove the exporter's stack traces: they name the folders of the machine and grow the file."""
-    for entry in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    """Remove the exporter's stack traces, which name the folders of the machine, and its shapes of intermediate values.
+
+    Both grow the file; runtimes infer the shapes again.
+    """
+    del graph.value_info[:]
+    for entry in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del entry.metadata_props[:]
 
 
