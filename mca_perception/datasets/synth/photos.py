@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,15 @@ def load_photos(folder: Path) -> tuple[list[Photo], dict[Path, str]]:
             "give photos of single products on a plain background"
         )
     return list(photos.values()), refused
+
+
+def is_held_back(product_id: str, fraction: float) -> bool:
+    """Whether a photographed product is one of the ``fraction`` that only test sets show.
+
+    The id alone decides, so that photos which are added later move no other product to the other side.
+    """
+    digest = hashlib.blake2b(product_id.encode(), digest_size=8, person=b"held-back").digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
 
 
 def photo_model(photo: Photo, size: tuple[float, float, float]) -> SheetModel:

@@ -53,6 +53,7 @@ class ToteSettings:
     objects: str | None = None
     depth: bool = False
     photo_share: float | None = None
+    photo_test_fraction: float | None = None
 
     def check(self) -> None:
         """Raise DatasetError for settings out of range."""
@@ -69,6 +70,21 @@ class ToteSettings:
             )
         parse_split(self.split)
         self.object_range()
+        self._check_held_back_photos()
+
+    def _check_held_back_photos(self) -> None:
+        fraction, splits = self.photo_test_fraction, parse_split(self.split)
+        if fraction is None:
+            return
+        if not 0 < fraction < 1 or self.catalog is None:
+            raise DatasetError(
+                f"--photo-test-fraction {fraction:g}: must be between 0 and 1, and needs --catalog"
+            )
+        if "test" in splits and len(splits) > 1:
+            raise DatasetError(
+                f"--photo-test-fraction {fraction:g}: a catalogue is either for the split test or for the others; "
+                "make them in two runs, with --split test and with --split train=0.9,val=0.1"
+            )
 
     def object_range(self) -> ObjectRange | None:
         """Fewest and most objects of a scene, or ``None`` for what the subset has by default."""
@@ -77,7 +93,14 @@ class ToteSettings:
     def open_catalogue(self) -> UserCatalogue:
         """The catalogue these settings name."""
         seed = self.seed if self.catalogue_seed is None else self.catalogue_seed
-        return open_catalogue(seed, self.products, self.catalog, self.photo_share)
+        return open_catalogue(
+            seed,
+            self.products,
+            self.catalog,
+            self.photo_share,
+            test_fraction=self.photo_test_fraction,
+            for_test=self.split == "test",
+        )
 
     def record(self, catalogue: Catalogue) -> dict[str, Any]:
         """Settings as stored beside the data."""
@@ -93,6 +116,7 @@ class ToteSettings:
             "catalog": [photo.product_id for photo in catalogue.photos],
             **({"depth": True} if self.depth else {}),
             **({} if self.photo_share is None else {"photo_share": self.photo_share}),
+            **({} if self.photo_test_fraction is None else {"photo_test_fraction": self.photo_test_fraction}),
         }
 
 

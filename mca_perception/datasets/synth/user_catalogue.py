@@ -14,7 +14,7 @@ from mca_perception.datasets.synth import writer
 from mca_perception.datasets.synth.catalogue import Catalogue
 from mca_perception.datasets.synth.cutouts import cut_out
 from mca_perception.datasets.synth.effects import encode_jpeg
-from mca_perception.datasets.synth.photos import load_photos, read_photo
+from mca_perception.datasets.synth.photos import is_held_back, load_photos, read_photo
 from mca_perception.datasets.synth.textures import Color, Image
 from mca_perception.errors import DatasetError
 
@@ -29,16 +29,20 @@ _BEHIND: Color = (70, 160, 90)
 
 @dataclass(frozen=True)
 class UserCatalogue:
-    """Products to draw from, and why photos were refused."""
+    """Products to draw from, why photos were refused, and how many are kept for the other side of a split."""
 
     catalogue: Catalogue
     refused: dict[Path, str] = field(default_factory=dict)
+    kept_apart: int = 0
 
     def figures(self) -> dict[str, Any]:
-        """Used and refused photos, the latter counted by reason; nothing without photos."""
+        """Photos used, refused (by reason), and kept for other splits if any; nothing without photos."""
         photos = len(self.catalogue.photos)
+        if not photos:
+            return {}
         reasons = Counter(self.refused.values())
-        return {"photos": photos, "photos_refused": dict(sorted(reasons.items()))} if photos else {}
+        apart = {"photos_of_other_splits": self.kept_apart} if self.kept_apart else {}
+        return {"photos": photos, **apart, "photos_refused": dict(sorted(reasons.items()))}
 
     def write_sheet(self, folder: Path) -> None:
         """Write ``catalogue_sheet.jpg``: each photo with its cut-out, or why it was refused; nothing without photos.
@@ -62,15 +66,35 @@ class UserCatalogue:
 
 
 def open_catalogue(
-    seed: int, size: int, folder: Path | None, photo_share: float | None = None
+    seed: int,
+    size: int,
+    folder: Path | None,
+    photo_share: float | None = None,
+    *,
+    test_fraction: float | None = None,
+    for_test: bool = False,
 ) -> UserCatalogue:
     """Catalogue of ``size`` generated products and the photos of ``folder``, if any.
 
+    With ``test_fraction``, so many of the photographed products are held back: they alone are in the catalogue
+    ``for_test``, and in no other.
+
     Raises:
-        DatasetError: as :class:`Catalogue` and :func:`load_photos`.
+        DatasetError: as :class:`Catalogue` and :func:`load_photos`, or no photo is on the side that is wanted.
     """
-    photos, refused = load_photos(folder) if folder else ([], {})
-    return UserCatalogue(Catalogue(seed, size, photos, photo_share), refused)
+    found, refused = load_photos(folder) if folder else ([], {})
+    photos = [
+        photo
+        for photo in found
+        if test_fraction is None or is_held_back(photo.product_id, test_fraction) == for_test
+    ]
+    if found and not photos:
+        side = "held back for" if for_test else "left beside"
+        raise DatasetError(
+            f"--photo-test-fraction {test_fraction:g}: none of the {len(found)} photos is {side} the split test; "
+            "choose another fraction or add photos"
+        )
+    return UserCatalogue(Catalogue(seed, size, photos, photo_share), refused, len(found) - len(photos))
 
 
 def _tile(path: Path, reason: str | None) -> Image:

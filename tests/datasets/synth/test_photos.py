@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mca_perception.datasets.synth.catalogue import Catalogue
-from mca_perception.datasets.synth.photos import load_photos
+from mca_perception.datasets.synth.photos import is_held_back, load_photos
 from mca_perception.datasets.synth.tote_set import ToteSettings, write_totes
 from mca_perception.errors import DatasetError
 
@@ -96,6 +96,58 @@ def test_share_that_cannot_be_given_is_refused(
     folder = tmp_path / "photos" if catalog else None
     settings = ToteSettings(tmp_path / "out", 1, 1, products=products, catalog=folder, photo_share=share)
     with pytest.raises(DatasetError, match=r"--p"):
+        write_totes(settings, workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_products_held_back_are_shown_by_the_test_split_alone(tmp_path: Path) -> None:
+    for number in range(12):
+        save(tmp_path / "photos" / f"tea-{number}.png", pack_shot(pack=(200, 10 * number, 30)))
+    sides = []
+    for split in ("test", "train=0.5,val=0.5"):
+        settings = ToteSettings(
+            tmp_path / split[:4],
+            4,
+            1,
+            products=0,
+            catalog=tmp_path / "photos",
+            split=split,
+            photo_test_fraction=0.4,
+        )
+        figures = write_totes(settings, workers=1)
+        assert figures["photos"] + figures["photos_of_other_splits"] == 12
+        sides.append({photo.product_id for photo in settings.open_catalogue().catalogue.photos})
+        shown = {path.name for path in (tmp_path / split[:4] / "Reference_Images").iterdir()}
+        assert shown <= sides[-1]
+    assert len(sides[0] | sides[1]) == 12
+    assert not sides[0] & sides[1]
+    assert all(sides)
+
+
+def test_side_of_a_product_depends_on_its_name_alone() -> None:
+    names = [f"product-{number}" for number in range(3000)]
+    third = {name for name in names if is_held_back(name, 1 / 3)}
+    assert len(third) / len(names) == pytest.approx(1 / 3, abs=0.03)
+    assert third < {name for name in names if is_held_back(name, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "split", "catalog", "message"),
+    [
+        (1.0, "test", True, "between 0 and 1"),
+        (0.3, "test", False, "needs --catalog"),
+        (0.3, "train=0.7,val=0.15,test=0.15", True, "two runs"),
+        (1e-9, "test", True, "none of the 1 photos is held back"),
+        (1 - 1e-9, "train", True, "none of the 1 photos is left beside"),
+    ],
+)
+def test_fraction_that_cannot_be_held_back_is_refused(
+    tmp_path: Path, fraction: float, split: str, catalog: bool, message: str
+) -> None:
+    save(tmp_path / "photos" / "tea.png", pack_shot())
+    folder = tmp_path / "photos" if catalog else None
+    settings = ToteSettings(tmp_path / "out", 1, 1, catalog=folder, split=split, photo_test_fraction=fraction)
+    with pytest.raises(DatasetError, match=message):
         write_totes(settings, workers=1)
     assert not (tmp_path / "out").exists()
 
