@@ -1,0 +1,1 @@
+"""Crisis content: is a post informative, what is it about, how urgent is it."""
