@@ -7,12 +7,14 @@ __all__ = [
     "AdapterError",
     "BackboneError",
     "BundleError",
+    "CalibrationError",
     "CheckpointError",
     "ContrastiveError",
     "DatasetError",
     "GalleryError",
     "InvalidImageError",
     "McaError",
+    "PostError",
     "RecipeError",
     "SourceError",
     "TokenizerError",
@@ -39,6 +41,10 @@ class BundleError(McaError, ValueError):
     """A model bundle is missing, incomplete, altered or of another version."""
 
 
+class CalibrationError(McaError, ValueError):
+    """Held-out data does not suffice for a promise, or a rate is out of range."""
+
+
 class CheckpointError(McaError, ValueError):
     """A checkpoint cannot be read, or does not fit the model."""
 
@@ -53,6 +59,10 @@ class GalleryError(McaError, ValueError):
 
 class DatasetError(McaError, ValueError):
     """A data set or one of its files cannot be read."""
+
+
+class PostError(McaError, ValueError):
+    """A post has nothing that a crisis model could read."""
 
 
 class RecipeError(McaError, ValueError):

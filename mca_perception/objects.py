@@ -20,6 +20,7 @@ _PER_OBJECT_ARRAYS = (
     "track_ids",
     "embeddings",
     "product_scores",
+    "product_confidences",
     "defects",
     "points3d",
 )
@@ -42,8 +43,11 @@ class Objects:
         instance_ids: uint16 ``[N]``, pixel value of each object: unique, not 0. Numbered 1..N when not given.
         track_ids: int64 ``[N]``, stable over frames.
         embeddings: float32 ``[N, D]``.
-        product_ids: N tuples of product ids, best first; their lengths may differ.
+        product_ids: N tuples of product ids, best first; their lengths may differ. An empty one: none of the products
+            searched is similar enough, or none was searched.
         product_scores: float32 ``[N, k]`` cosine similarities of the ``product_ids``, padded with NaN.
+        product_confidences: float32 ``[N]`` probability that the first product is right, if it is among those searched;
+            NaN where unknown.
         defects: float32 ``[N, 3]`` probabilities (nominal, multi-pick, package defect); NaN: not assessed.
         points3d: float32 ``[N, 3]`` metres in the camera's optical frame; NaN where unknown.
         timings_ms: milliseconds by pipeline stage.
@@ -68,6 +72,7 @@ class Objects:
     embeddings: NDArray[np.float32] | None = None
     product_ids: list[tuple[str, ...]] | None = None
     product_scores: NDArray[np.float32] | None = None
+    product_confidences: NDArray[np.float32] | None = None
     defects: NDArray[np.float32] | None = None
     points3d: NDArray[np.float32] | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
@@ -247,6 +252,7 @@ def _check_optional(objects: Objects) -> None:
     shapes: dict[str, tuple[type, tuple[int | None, ...]]] = {
         "track_ids": (np.int64, (count,)),
         "embeddings": (np.float32, (count, None)),
+        "product_confidences": (np.float32, (count,)),
         "defects": (np.float32, (count, 3)),
         "points3d": (np.float32, (count, 3)),
     }
@@ -256,9 +262,13 @@ def _check_optional(objects: Objects) -> None:
             _check_array(name, value, dtype, shape)
     if objects.embeddings is not None:
         _require(np.isfinite(objects.embeddings).all(), "embeddings must be finite")
-    if objects.defects is not None:
-        known = objects.defects[~np.isnan(objects.defects)]
-        _require(((known >= 0) & (known <= 1)).all(), "defects must be probabilities in [0, 1]")
+    for name, probabilities in (
+        ("product_confidences", objects.product_confidences),
+        ("defects", objects.defects),
+    ):
+        if probabilities is not None:
+            known = probabilities[~np.isnan(probabilities)]
+            _require(((known >= 0) & (known <= 1)).all(), f"{name} must be probabilities in [0, 1]")
 
 
 def _check_products(objects: Objects) -> None:

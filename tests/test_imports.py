@@ -14,7 +14,7 @@ import mca_perception
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCH_FOLDERS = ("backbone", "contrastive", "pretraining", "training")
-TORCH_PACKAGES = ("mca_perception.segmentation.cascade",)
+TORCH_PACKAGES = ("mca_perception.segmentation.cascade", "mca_perception.crisis.networks")
 TORCH_FILES = ("model", "losses", "data", "task", "validation", "export", "heads", "loading")
 HEAVY = ("torch", "rclpy", "onnxscript")
 

@@ -3,7 +3,7 @@
 from mca_perception.backbone.beit3 import BEiT3
 from mca_perception.backbone.checkpoints import LoadReport, load_checkpoint, read_heads
 from mca_perception.backbone.config import CONFIGS, BackboneConfig
-from mca_perception.backbone.protocol import Backbone, Normalisation, normalise
+from mca_perception.backbone.protocol import Backbone, NoBackbone, Normalisation, normalise
 from mca_perception.backbone.registry import create_backbone, create_beit3, list_backbones
 from mca_perception.errors import BackboneError, CheckpointError
 
@@ -15,6 +15,7 @@ __all__ = [
     "BackboneError",
     "CheckpointError",
     "LoadReport",
+    "NoBackbone",
     "Normalisation",
     "create_backbone",
     "create_beit3",

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mca_perception.errors import BackboneError
+
 
 class Normalisation(NamedTuple):
     """Mean and standard deviation per RGB channel, for pixel values in 0 to 1."""
@@ -54,6 +56,27 @@ class Backbone(nn.Module):
         Raises:
             BackboneError: the input has the wrong shape, or the backbone has no such mode.
         """
+
+
+class NoBackbone(Backbone):
+    """Stands in for the shared backbone where a model brings encoders of its own; has no parameters."""
+
+    embed_dim, patch_size, img_size = 0, 1, 0
+    modalities = ()
+    normalisation = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def forward(
+        self,
+        images: Tensor | None = None,
+        text_ids: Tensor | None = None,
+        text_padding_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Refuse to encode anything.
+
+        Raises:
+            BackboneError: always.
+        """
+        raise BackboneError("this model was made without a backbone: set backbone.name in its recipe")
 
 
 def normalise(images: Tensor, device: torch.device, normalisation: Normalisation) -> Tensor:

@@ -16,9 +16,10 @@ from mca_perception.datasets.coco import ImageRecord, rasterise
 from mca_perception.datasets.images import read_rgb
 from mca_perception.identification.evaluation import Ranked
 from mca_perception.pipeline import PerceptionPipeline
-from mca_perception.pipeline.evaluation import SegmentationRun, pick_crops
+from mca_perception.pipeline.evaluation import SegmentationRun
+from mca_perception.pipeline.identification_evaluation import pick_crops
 
-__all__ = ["identification_sheet", "segmentation_sheet"]
+__all__ = ["captioned", "grid", "identification_sheet", "segmentation_sheet", "write_image"]
 
 Image = NDArray[np.uint8]
 
@@ -44,7 +45,7 @@ def segmentation_sheet(run: SegmentationRun, path: Path, *, worst: int = 24) -> 
         outcome += f"{score.false_negatives} missed, {score.false_positives} false"
         record = records[score.image_id]
         tiles.append(_segmentation_tile(record, found.get(score.image_id, []), shown, outcome))
-    _write(path, _grid(tiles, columns=1 if len(tiles) < 3 else 3))
+    write_image(path, grid(tiles, columns=1 if len(tiles) < 3 else 3))
 
 
 def identification_sheet(
@@ -62,7 +63,7 @@ def identification_sheet(
     ordered = sorted(answered, key=lambda r: -r.margin)[:count]
     tiles = [_identification_tile(pipeline, index, picks[r.query.id], r, views) for r in ordered]
     if tiles:
-        _write(path, _grid(tiles, columns=3))
+        write_image(path, grid(tiles, columns=3))
 
 
 def _segmentation_tile(
@@ -75,14 +76,14 @@ def _segmentation_tile(
     truth = [rasterise(annotation, record.height, record.width) for annotation in objects]
     predicted = [coco_mask.decode(d["segmentation"]).astype(bool) for d in detections]
     sides = ((truth, f"{record.path.name[:24]}, truth"), (predicted, f"model, {outcome}"))
-    return _beside([_captioned(_resized(_tinted(image, masks), TILE_WIDTH), title) for masks, title in sides])
+    return _beside([captioned(_resized(_tinted(image, masks), TILE_WIDTH), title) for masks, title in sides])
 
 
 def _identification_tile(
     pipeline: PerceptionPipeline, index: IdentificationIndex, pick: Pick, ranked: Ranked, views: int
 ) -> Image:
     side = TILE_WIDTH // 3
-    crops = pick_crops(pipeline, pick, views)[:1]
+    crops = list(pick_crops(pipeline, pick, views).values())[:1]
     answer = ranked.best[0] if ranked.best else ""
     for product in (pick.product_id, answer):
         paths = index.references.get(product, [])[:1]
@@ -91,7 +92,7 @@ def _identification_tile(
     outcome = f"rank {ranked.rank} of {ranked.candidates}, {ranked.truth_similarity or 0:.2f}"
     other = f"vs {answer[:14]} {ranked.best[1]:.2f}" if ranked.best and ranked.rank != 1 else ""
     row = _beside([np.asarray(picture, dtype=np.uint8) for picture in pictures])
-    return _captioned(row, f"{pick.product_id[:14]} {outcome} {other}")
+    return captioned(row, f"{pick.product_id[:14]} {outcome} {other}")
 
 
 def _tinted(image: Image, masks: Sequence[NDArray[np.bool_]]) -> Image:
@@ -128,7 +129,8 @@ def _beside(images: Sequence[Image], gap: int = GAP) -> Image:
     return canvas
 
 
-def _captioned(image: Image, text: str) -> Image:
+def captioned(image: Image, text: str) -> Image:
+    """Put a line of text above an image."""
     canvas = np.full((image.shape[0] + CAPTION_HEIGHT, image.shape[1], 3), 255, np.uint8)
     canvas[CAPTION_HEIGHT:] = image
     plain = text.encode("ascii", "replace").decode()  # OpenCV's built-in fonts know little more
@@ -136,7 +138,8 @@ def _captioned(image: Image, text: str) -> Image:
     return canvas
 
 
-def _grid(tiles: Sequence[Image], columns: int) -> Image:
+def grid(tiles: Sequence[Image], columns: int) -> Image:
+    """Lay tiles out in rows on white."""
     rows = [_beside(tiles[start : start + columns], TILE_GAP) for start in range(0, len(tiles), columns)]
     height = sum(row.shape[0] for row in rows) + GAP * (len(rows) - 1)
     canvas = np.full((height, max(row.shape[1] for row in rows), 3), 255, np.uint8)
@@ -147,7 +150,8 @@ def _grid(tiles: Sequence[Image], columns: int) -> Image:
     return canvas
 
 
-def _write(path: Path, image: Image) -> None:
+def write_image(path: Path, image: Image) -> None:
+    """Write an RGB image atomically."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, 85] if path.suffix == ".jpg" else []
     encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
     part = path.with_name(f".{path.name}.part")

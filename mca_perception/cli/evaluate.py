@@ -46,24 +46,21 @@ def armbench_segmentation(
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     head: Annotated[
-        Head | None, typer.Option(help="Segmentation head of the bundle; the one that it holds by default.")
+        Head | None, typer.Option(help="Segmentation head of the bundle; its default when left out.")
     ] = None,
     limit: Limit = None,
     seed: Seed = 0,
 ) -> None:
     """Score masks and boxes with pycocotools; also writes detections.json (COCO results)."""
     from mca_perception.cli import reports
-    from mca_perception.cli.segmentation_report import require_head, segmentation_report, write_subset
+    from mca_perception.cli.segmentation_report import segmentation_report, write_subset
     from mca_perception.datasets.coco import CocoSplit
     from mca_perception.pipeline import PerceptionPipeline
     from mca_perception.pipeline.evaluation import evaluate_segmentation
 
     subsets = _subsets(data, subset or [DEFAULT_SUBSET], split)
-    pipeline = PerceptionPipeline.from_bundle(model)
-    facts = {
-        **reports.model_facts(pipeline.bundle),
-        "head": require_head(pipeline.bundle, head and head.value),
-    }
+    pipeline = PerceptionPipeline.from_bundle(model, head=head and head.value)
+    facts = {**reports.model_facts(pipeline.bundle), "head": pipeline.segmentation_settings.head}
     reports.new_folder(out)
     results: dict[str, dict[str, Any]] = {}
     for name in subsets:
@@ -94,18 +91,18 @@ def armbench_identification(
     out: Out,
     split: Annotated[str, typer.Option(help="Split of the picks, or 'all'.")] = "testset",
     gallery: Annotated[
-        str, typer.Option(help="container: the pick's manifest. all: among all products as well.")
+        str, typer.Option(help="What to rank. container: the pick's manifest. all: all products.")
     ] = "container",
     views: Annotated[int, typer.Option(min=1, max=4, help="Images per pick.")] = 1,
     limit: Limit = None,
     seed: Seed = 0,
 ) -> None:
-    """Score Recall@k over unique products."""
+    """Score Recall@k over unique products, the confidence, and the refusal of unknown products."""
     from mca_perception.cli import reports
-    from mca_perception.cli.contact_sheets import identification_sheet
+    from mca_perception.cli.identification_report import write_identification
     from mca_perception.identification.index import load_identification
     from mca_perception.pipeline import PerceptionPipeline
-    from mca_perception.pipeline.evaluation import evaluate_identification
+    from mca_perception.pipeline.identification_evaluation import evaluate_identification
 
     if gallery not in ("container", "all"):
         raise typer.BadParameter("give container or all", param_hint="--gallery")
@@ -116,13 +113,106 @@ def armbench_identification(
         run = evaluate_identification(
             pipeline, index, views=views, all_references=gallery == "all", seed=seed, progress=progress
         )
-    metrics = {**run.metrics, "model": reports.model_facts(pipeline.bundle), **reports.environment()}
-    metrics["data"] = {**metrics["data"], "split": split, "limit": limit}
-    identification_sheet(pipeline, index, run.ranked, out / "contact_sheet.png", views=views)
-    reports.write_text(out / "report.md", _identification_report(metrics))
-    reports.write_json(out / "metrics.json", metrics)
-    names = ("recall@1", "recall@2", "recall@3", "chance_recall@1", "queries")
-    typer.echo(f"{reports.summary(metrics, names)} -> {out / 'report.md'}")
+    run.metrics["data"] |= {"split": split, "limit": limit}
+    typer.echo(write_identification(pipeline, index, run, out))
+
+
+@app.command(
+    "grocery",
+    epilog="Example: mca eval grocery --data grocery --split val --references 5 --model runs/g --out out",
+)
+def grocery(
+    data: Annotated[Path, typer.Option(help="Folder of the Grocery Store data set.")],
+    model: Model,
+    out: Out,
+    split: Annotated[str, typer.Option(help="NAME of the list of photos NAME.txt.")] = "val",
+    references: Annotated[
+        int,
+        typer.Option(min=0, max=1000, help="Photos per product beside the iconic image, out of train.txt."),
+    ] = 0,
+    seed: Seed = 0,
+) -> None:
+    """Score Recall@k of natural photos against iconic images and a few natural photos."""
+    from mca_perception.cli import reports
+    from mca_perception.cli.identification_report import write_identification
+    from mca_perception.datasets.grocery import read_grocery
+    from mca_perception.pipeline import PerceptionPipeline
+    from mca_perception.pipeline.identification_evaluation import evaluate_identification
+
+    pipeline = PerceptionPipeline.from_bundle(model)
+    reports.new_folder(out)
+    index = read_grocery(data, split, natural_references=references, seed=seed)
+    with reports.progress_bar() as progress:
+        run = evaluate_identification(pipeline, index, seed=seed, progress=progress)
+    run.metrics.update(task="grocery", gallery="all products")
+    run.metrics["data"] |= {"split": split, "natural_references": references}
+    typer.echo(write_identification(pipeline, index, run, out))
+
+
+@app.command(
+    "armbench-defects",
+    epilog="Example: mca eval armbench-defects --data defects --model models/nano --out results/defects",
+)
+def armbench_defects(
+    data: Data,
+    model: Model,
+    out: Out,
+    limit: Limit = None,
+    seed: Seed = 0,
+) -> None:
+    """Score defects per image and per pick at fixed false-positive rates; also writes plots and worst cases."""
+    from mca_perception.cli.defects_report import evaluate
+
+    evaluate(data, model, out, limit=limit, seed=seed)
+
+
+@app.command(
+    "crisismmd",
+    epilog="Example: mca eval crisismmd --data data/crisismmd --task humanitarian --split dev --model models/crisis "
+    "--out results/crisis",
+)
+def crisismmd(
+    data: Annotated[Path, typer.Option(help="Folder with the published split files (.tsv).")],
+    model: Annotated[Path, typer.Option(help="Folder of a bundle, or of a finished run of a neural model.")],
+    out: Out,
+    task: Annotated[str, typer.Option(help="informative or humanitarian.")] = "informative",
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help="Also pairs whose text and image labels differ.")
+    ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Folder of another evaluation of the same posts, to compare with.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Score the categories of crisis posts; also writes predictions.csv and plots."""
+    from mca_perception.cli.crisis_reports import evaluate_crisismmd
+
+    evaluate_crisismmd(
+        data, model, out, task=task, split=split, agreed=not all_pairs, baseline=baseline, seed=seed
+    )
+
+
+@app.command(
+    "trec-is", epilog="Example: mca eval trec-is --labels labels.json --run myrun.jsonl.gz --out results/trec"
+)
+def trec_is(
+    labels: Annotated[list[Path], typer.Option(help="File of assessors' labels; may be repeated.")],
+    run: Annotated[Path, typer.Option(help="Run file of 2021 (JSON lines) or 2019 (tab separated).")],
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json and report.md.")],
+    skip_unknown_types: Annotated[
+        bool, typer.Option("--skip-unknown-types", help="Leave out types of older ontologies and count them.")
+    ] = False,
+    allow_missing_topics: Annotated[
+        bool, typer.Option("--allow-missing-topics", help="Count topics without an answer as negative.")
+    ] = False,
+) -> None:
+    """Score a TREC Incident Streams run with the official metrics."""
+    from mca_perception.cli.crisis_reports import evaluate_trec_is
+
+    evaluate_trec_is(
+        labels, run, out, skip_unknown_types=skip_unknown_types, allow_missing_topics=allow_missing_topics
+    )
 
 
 def _subsets(data: Path, names: list[str], split: str) -> list[str]:
@@ -140,41 +230,3 @@ def _subsets(data: Path, names: list[str], split: str) -> list[str]:
     if missing and len(names) > 1:
         raise DatasetError(f"{data / missing[0] / split}.json is missing; leave out --subset {missing[0]}")
     return list(dict.fromkeys(names))
-
-
-def _identification_report(metrics: dict[str, Any]) -> str:
-    from mca_perception.cli.reports import closing, opening, table
-
-    names = ("recall@1", "recall@2", "recall@3", "chance_recall@1")
-    image_names = ("recall_by_image@1", "recall_by_image@2", "recall_by_image@3")
-    galleries = [("container", metrics)]
-    if "all_references" in metrics:
-        galleries.append(("all products", metrics["all_references"]))
-    low, high = metrics["recall@1_interval95"]
-    return "\n".join(
-        [
-            opening("Identification", metrics),
-            f"{metrics['queries']} queries with up to {metrics['views']} view(s); "
-            f"{metrics['products']} products with {metrics['reference_images']} reference images. "
-            "The similarity of a product is the largest cosine between any view and any of its reference "
-            "images; k counts unique products.\n",
-            table(
-                ("gallery", *names, *image_names, "mean candidates"),
-                [
-                    (name, *(part[n] for n in (*names, *image_names)), part["mean_candidates"])
-                    for name, part in galleries
-                ],
-            ),
-            f"95 % interval of recall@1 in the container: {low:.4f} to {high:.4f} (bootstrap over queries, "
-            f"seed {metrics['seed']}). `recall_by_image` counts reference images instead of products, as "
-            "some publications do.\n",
-            "Queries that could not be ranked count as wrong:\n",
-            table(("reason", "queries"), metrics["not_ranked"].items()),
-            "## By products in the container",
-            table(
-                ("products", "queries", *names),
-                [(f["products"], f["queries"], *(f[n] for n in names)) for f in metrics["by_manifest_size"]],
-            ),
-            closing(metrics),
-        ]
-    )

@@ -36,12 +36,14 @@ COMMANDS = {
     "synth": _Command("synth", "Synthesise totes and picks in ARMBench's formats."),
     "train": _Command("train", "Train a model from a recipe."),
     "eval": _Command("evaluate", "Evaluate a model bundle on a data set."),
+    "calibrate": _Command("calibrate", "Choose a model's decision thresholds on held-out data."),
     "export": _Command(
         "export", "Make a model bundle from a training run, its graphs checked against the model."
     ),
     "checkpoint": _Command("checkpoint", "Inspect and convert weights files of the backbone."),
     "bench": _Command("bench", "Measure latency and throughput on this machine."),
     "gallery": _Command("gallery", "Manage the product gallery."),
+    "crisis": _Command("crisis", "Categorise crisis posts; check CrisisMMD and TREC-IS files."),
     "index": _Command("index", "Index identification data sets, so that they open at once."),
 }
 
@@ -59,6 +61,7 @@ EXTRAS = {
     "pytest": "dev",
     "rclpy": "ros",
     "sensor_msgs": "ros",
+    "scipy": "train",
     "sentencepiece": "train",
     "sklearn": "crisis",
     "timm": "backbones",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["can_plot", "plot_by_count", "plot_precision_recall"]
+__all__ = ["can_plot", "finish_plot", "new_axes", "plot_by_count", "plot_precision_recall"]
 
 
 def can_plot() -> bool:
@@ -25,7 +25,7 @@ def plot_by_count(subsets: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
         subsets: entries of ``by_count`` by the name of the subset.
         path: PNG file to write.
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     labels: dict[str, list[str]] = {}
     for name, bins in subsets.items():
         line = None
@@ -47,7 +47,7 @@ def plot_by_count(subsets: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
         xlabel="objects per image",
         ylabel="average precision",
     )
-    _finish(figure, axes, path)
+    finish_plot(figure, axes, path)
 
 
 def plot_precision_recall(curves: Mapping[str, NDArray[np.float64]], path: Path) -> None:
@@ -57,23 +57,25 @@ def plot_precision_recall(curves: Mapping[str, NDArray[np.float64]], path: Path)
         curves: precision at recall 0, 0.01, ..., 1 by category.
         path: PNG file to write.
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for name, precision in curves.items():
         recall = np.linspace(0, 1, len(precision))
         reached = max(int(np.count_nonzero(precision)), 1)  # beyond the last detection precision is 0
         axes.plot(recall[:reached], precision[:reached], label=f"{name}, AP50 {precision.mean():.3f}")
     axes.set(title="Precision over recall at mask IoU 0.5", xlabel="recall", ylabel="precision", xlim=(0, 1))
-    _finish(figure, axes, path)
+    finish_plot(figure, axes, path)
 
 
-def _axes() -> tuple[Any, Any]:
+def new_axes() -> tuple[Any, Any]:
+    """A figure of the reports' size, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     return figure, figure.subplots()
 
 
-def _finish(figure: Any, axes: Any, path: Path) -> None:
+def finish_plot(figure: Any, axes: Any, path: Path) -> None:
+    """Add limits, grid and legend, and write a figure atomically."""
     axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.3)
     if axes.lines:

@@ -9,12 +9,10 @@ from typing import Any
 
 from mca_perception.cli import plots, reports
 from mca_perception.cli.contact_sheets import segmentation_sheet
-from mca_perception.deploy.bundle import ModelBundle
-from mca_perception.errors import BundleError
 from mca_perception.pipeline.evaluation import SegmentationRun
 from mca_perception.segmentation.average_precision import MAX_DETECTIONS
 
-__all__ = ["require_head", "segmentation_report", "write_subset"]
+__all__ = ["segmentation_report", "write_subset"]
 
 BY_COUNT = "average_precision_by_count.png"
 PRECISION_RECALL = "precision_recall.png"
@@ -22,28 +20,6 @@ SHEET = "contact_sheet.jpg"
 WORST = 24
 _MASKS = ("mask_map50", "mask_map75", "mask_map")
 _BOXES = ("box_map50", "box_map75", "box_map")
-
-
-def require_head(bundle: ModelBundle, head: str | None) -> str:
-    """Name the segmentation head of a bundle.
-
-    Args:
-        bundle: the bundle; one that does not say which head it holds has the edge head.
-        head: the head that is wanted, if any in particular.
-
-    Raises:
-        BundleError: the bundle does not hold that head, or none.
-    """
-    settings = bundle.manifest.segmentation
-    if settings is None:
-        raise BundleError(f"model bundle {bundle.path} does not segment; choose one that does")
-    held = str((settings.model_extra or {}).get("head", "edge"))
-    if head not in (None, held):
-        raise BundleError(
-            f"model bundle {bundle.path} holds the {held} head, not the {head} head; "
-            f"leave out --head or choose a bundle with the {head} head"
-        )
-    return held
 
 
 def write_subset(run: SegmentationRun, folder: Path) -> None:

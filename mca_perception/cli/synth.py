@@ -1,4 +1,4 @@
-"""`mca synth`: synthesise totes and picks in ARMBench's formats."""
+"""`mca synth`: synthesise totes, picks and defects in ARMBench's formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from mca_perception.datasets.synth.writer import Progress
 
-app = typer.Typer(no_args_is_help=True, help="Synthesise totes and picks in ARMBench's formats.")
+app = typer.Typer(no_args_is_help=True, help="Synthesise totes, picks and defects in ARMBench's formats.")
 
 Out = Annotated[Path, typer.Option(help="Folder to write to: new, empty, or left by the same command.")]
 Count = Annotated[int, typer.Option(help="How many to make, 1 to 1,000,000.")]
@@ -68,6 +68,13 @@ def totes(
             show_default="each product equally likely",
         ),
     ] = None,
+    photo_test_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the products of --catalog that only --split test shows.",
+            show_default="all in every split",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write tote scenes with exact instance masks, COCO files, manifests and reference images.
@@ -84,7 +91,18 @@ def totes(
     from mca_perception.datasets.synth.tote_set import ToteSettings, write_totes
 
     settings = ToteSettings(
-        out, count, seed, subset, products, catalogue_seed, catalog, split, objects, depth, photo_share
+        out,
+        count,
+        seed,
+        subset,
+        products,
+        catalogue_seed,
+        catalog,
+        split,
+        objects,
+        depth,
+        photo_share,
+        photo_test_fraction,
     )
     with _progress_bar("totes") as progress:
         figures = write_totes(settings, _workers(workers), progress)
@@ -121,6 +139,38 @@ def picks(
     settings = PickSettings(out, count, seed, products, catalogue_seed, catalog, test_fraction)
     with _progress_bar("containers") as progress:
         figures = write_picks(settings, _workers(workers), progress)
+    _report(figures, as_json)
+
+
+@app.command()
+def defects(
+    out: Out,
+    count: Count,
+    seed: Seed = 0,
+    videos: Annotated[bool, typer.Option("--videos", help="Also write a short clip of every pick.")] = False,
+    workers: Workers = None,
+    products: Annotated[
+        int | None, typer.Option(help="Procedural products.", show_default="count / 3, at least 200")
+    ] = None,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of the sessions, and of the products, in the test part.")
+    ] = 0.3,
+    as_json: Json = False,
+) -> None:
+    """Write picks of one object, of several, and of opened packages, seen from several sides.
+
+    \b
+    Example:
+      mca synth defects --out defects --count 1000 --seed 1 --videos
+    \f
+    Raises:
+        DatasetError: settings out of range, or a folder that holds something else.
+    """
+    from mca_perception.datasets.synth.defect_set import DefectSettings, write_defects
+
+    settings = DefectSettings(out, count, seed, products, test_fraction, videos)
+    with _progress_bar("sessions") as progress:
+        figures = write_defects(settings, _workers(workers), progress)
     _report(figures, as_json)
 
 

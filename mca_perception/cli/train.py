@@ -29,6 +29,11 @@ def command(
     Raises:
         RecipeError: the recipe or an override is not valid, or the run folder holds a run already.
     """
+    from mca_perception.crisis.recipe import is_linear_recipe
+
+    if is_linear_recipe(recipe):
+        _train_linear(recipe, list(overrides or []), out)
+        return
     from mca_perception.training.recipe import load_recipe
     from mca_perception.training.run import run_recipe
 
@@ -39,3 +44,12 @@ def command(
     state = run_recipe(settings, out or Path("runs") / settings.name, resume=resume)
     for name, value in state.metrics.items():
         typer.echo(f"{name:32} {value}")
+
+
+def _train_linear(recipe: Path, overrides: list[str], out: Path | None) -> None:
+    """Fit a linear crisis model, which takes seconds: there is nothing to stop or resume."""
+    from mca_perception.crisis.linear_run import train_linear
+    from mca_perception.crisis.recipe import load_linear_recipe
+
+    settings = load_linear_recipe(recipe, overrides)
+    train_linear(settings, out or Path("runs") / settings.name, typer.echo)

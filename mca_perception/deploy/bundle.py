@@ -9,13 +9,23 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mca_perception.errors import BundleError
 
-__all__ = ["MANIFEST_NAME", "SCHEMA_VERSION", "Manifest", "ModelBundle", "write_bundle"]
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "CommonManifest",
+    "Manifest",
+    "ModelBundle",
+    "write_bundle",
+]
+
+AnyBundle = TypeVar("AnyBundle", bound="Bundle")
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -25,6 +35,11 @@ _FINGERPRINT_LENGTH = 16
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _Side = Annotated[int, Field(gt=0, le=8192)]
+
+
+def graph_of_head(head: str) -> str:
+    """Name of the graph of a segmentation head: the default kind's is named after the task."""
+    return "segmentation" if head == "edge" else head
 
 
 class _Section(BaseModel):
@@ -68,8 +83,13 @@ class Preprocessing(_Section):
 
 
 class SegmentationSpec(_Section):
-    """Input size ``(height, width)``, labels and thresholds of the segmentation graph."""
+    """Input size ``(height, width)``, labels and thresholds of a segmentation head.
 
+    The graph of a ``cascade`` removes duplicates and gives mask probabilities itself: there, ``nms_iou`` and
+    ``mask_threshold`` state what it does, while those of an ``edge`` head are applied to its outputs.
+    """
+
+    head: Literal["edge", "cascade"] = "edge"
     input_size: tuple[_Side, _Side]
     labels: tuple[str, ...] = Field(min_length=1)
     score_threshold: _Probability
@@ -78,14 +98,105 @@ class SegmentationSpec(_Section):
     max_objects: int = Field(gt=0, le=1000)
     calibrated_on: str
 
+    @property
+    def graph(self) -> str:
+        """Name of the head's graph."""
+        return graph_of_head(self.head)
+
+
+class IdentificationCalibration(_Section):
+    """When the best product of a query is accepted, and how sure the answer is.
+
+    ``views`` and ``gallery`` say for which queries it holds: images per query, and whether a container's manifest or
+    all products are searched. A product is accepted above the similarity ``threshold``; then unknown products pass
+    with a rate of at most ``false_accept``, with probability ``confidence``. ``temperature`` turns similarities into
+    probabilities.
+    """
+
+    views: int = Field(ge=1, le=16)
+    gallery: Literal["container", "all"]
+    threshold: float = Field(ge=-1.01, le=1.01)
+    temperature: float = Field(gt=0)
+    false_accept: float = Field(gt=0, lt=1)
+    confidence: float = Field(gt=0, lt=1)
+    calibrated_on: str
+
 
 class IdentificationSpec(_Section):
-    """How crops for the identification graph are made, and the width of its embeddings."""
+    """How crops for the identification graph are made, the width of its embeddings, and how answers are judged.
+
+    ``views`` is the number of embeddings that the graph ``fusion`` takes, where there is one; ``temperature`` that of
+    the training loss.
+    """
 
     crop_size: int = Field(gt=0, le=2048)
     embedding_dim: int = Field(gt=0, le=8192)
     margin: _Probability
     background: int = Field(ge=0, le=255)
+    views: int | None = Field(default=None, ge=2, le=16)
+    reference_fusion: Literal["mean", "attention"] | None = None
+    temperature: float | None = Field(default=None, gt=0)
+    calibration: tuple[IdentificationCalibration, ...] = ()
+
+    def calibration_for(self, views: int, *, within_manifest: bool) -> IdentificationCalibration | None:
+        """The calibration for queries of so many views, or of the next larger number; None where there is none."""
+        gallery = "container" if within_manifest else "all"
+        fitting = [c for c in self.calibration if c.gallery == gallery and c.views >= views]
+        return min(fitting, key=lambda c: c.views, default=None)
+
+    def settings(self) -> dict[str, Any]:
+        """What changes embeddings; how answers are judged does not."""
+        judging = {"calibration", "temperature", "fusion_training"}
+        return self.model_dump(mode="json", exclude=judging, exclude_none=True)
+
+
+class DefectOperatingPoint(_Section):
+    """A threshold on a defect score with the false-positive rate that it keeps at the stated confidence.
+
+    ``unit`` is what is judged, a single image or all images of a pick; an alarm is a score above ``threshold``.
+    """
+
+    unit: Literal["image", "pick"]
+    score: Literal["multi_pick", "package_defect", "combined"]
+    threshold: _Probability
+    fpr: float = Field(gt=0, lt=1)
+    confidence: float = Field(gt=0, lt=1)
+    negatives: int = Field(ge=1)
+    false_alarms: int = Field(ge=0)
+    fpr_bound: _Probability
+
+
+class DefectsSpec(_Section):
+    """How crops for the defect graphs are made, and how their logits are judged.
+
+    ``temperature`` by unit turns logits into probabilities; ``clear_below`` by unit is the score below which a pick
+    passes without another view. ``calibrated_on`` and ``calibration`` tell on what and how both were found.
+    """
+
+    crop_size: int = Field(gt=0, le=2048)
+    embedding_dim: int = Field(gt=0, le=8192)
+    margin: _Probability
+    background: int = Field(ge=0, le=255)
+    masked: bool
+    labels: tuple[str, ...] = Field(min_length=2)
+    temperature: dict[str, float] = Field(default_factory=dict)
+    operating_points: tuple[DefectOperatingPoint, ...] = ()
+    clear_below: dict[str, float] = Field(default_factory=dict)
+    calibrated_on: str = ""
+    calibration: dict[str, Any] = Field(default_factory=dict)
+
+    def points(self, unit: str, score: str = "combined") -> tuple[DefectOperatingPoint, ...]:
+        """Operating points of a unit and a score, the strictest first."""
+        fitting = (point for point in self.operating_points if (point.unit, point.score) == (unit, score))
+        return tuple(sorted(fitting, key=lambda point: point.fpr))
+
+    def points_of(self, unit: str) -> dict[str, tuple[DefectOperatingPoint, ...]]:
+        """:meth:`points` of a unit by score."""
+        return {
+            point.score: self.points(unit, point.score)
+            for point in self.operating_points
+            if point.unit == unit
+        }
 
 
 class FileSpec(_Section):
@@ -95,38 +206,47 @@ class FileSpec(_Section):
     bytes: int = Field(ge=0)
 
 
-class Manifest(_Section):
-    """Contents of ``manifest.json``."""
+class CommonManifest(_Section):
+    """What ``manifest.json`` of every kind of bundle holds."""
 
     schema_version: int
     name: str = Field(min_length=1)
     version: str
     created: str
     licence: str
-    backbone: BackboneSpec
-    preprocessing: Preprocessing
     graphs: dict[str, GraphSpec]
-    segmentation: SegmentationSpec | None = None
-    identification: IdentificationSpec | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, FileSpec]
 
 
-class ModelBundle:
-    """A model bundle on disk, opened with :meth:`open`.
+class Manifest(CommonManifest):
+    """Contents of ``manifest.json`` of a perception model."""
+
+    backbone: BackboneSpec
+    preprocessing: Preprocessing
+    segmentation: SegmentationSpec | None = None
+    further_heads: tuple[SegmentationSpec, ...] = ()
+    identification: IdentificationSpec | None = None
+    defects: DefectsSpec | None = None
+
+
+class Bundle:
+    """A bundle on disk, opened with :meth:`open`; every kind is a subclass with its own manifest.
 
     Attributes:
         path: the folder.
         manifest: its parsed manifest.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    manifest_type: ClassVar[type[CommonManifest]] = CommonManifest
+
+    def __init__(self, path: Path, manifest: CommonManifest) -> None:
         self.path = path
         self.manifest = manifest
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> ModelBundle:
+    def open(cls: type[AnyBundle], path: str | os.PathLike[str], *, verify: bool = True) -> AnyBundle:
         """Open a bundle.
 
         Args:
@@ -142,7 +262,7 @@ class ModelBundle:
             raise BundleError(
                 f"model bundle {folder} is not a folder; give the folder that holds {MANIFEST_NAME}"
             )
-        manifest = _read_manifest(folder / MANIFEST_NAME)
+        manifest = _read_manifest(folder / MANIFEST_NAME, cls.manifest_type)
         bundle = cls(folder, manifest)
         for graph in manifest.graphs.values():
             if graph.file not in manifest.files:
@@ -157,17 +277,17 @@ class ModelBundle:
     def fingerprint(self) -> str:
         """What the bundle computes, as 16 hex digits.
 
-        Covers every file except documentation (``*.md``), and the settings that change embeddings. A
+        Covers every file except documentation (``*.md``), and the :meth:`settings` that change results. A
         corrected model card or a recalibrated score threshold therefore leaves galleries valid.
         """
-        manifest = self.manifest
-        identity = {
-            "files": {n: f.sha256 for n, f in manifest.files.items() if not n.endswith(".md")},
-            "preprocessing": manifest.preprocessing.model_dump(mode="json"),
-            "identification": manifest.identification and manifest.identification.model_dump(mode="json"),
-        }
+        hashes = {n: f.sha256 for n, f in self.manifest.files.items() if not n.endswith(".md")}
+        identity = {"files": hashes, **self.settings()}
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()
         return hashlib.sha256(canonical).hexdigest()[:_FINGERPRINT_LENGTH]
+
+    def settings(self) -> dict[str, Any]:
+        """What of the manifest changes what the graphs compute from an input, as JSON values."""
+        return {}
 
     def path_of(self, graph: str) -> Path:
         """Path of an ONNX graph.
@@ -185,11 +305,49 @@ class ModelBundle:
         return _confined(self.path, spec.file)
 
 
+class ModelBundle(Bundle):
+    """A bundle with a perception model: backbone, segmentation, identification."""
+
+    manifest_type = Manifest
+    manifest: Manifest
+
+    def segmentation_head(self, head: str | None = None) -> SegmentationSpec:
+        """Settings of a segmentation head.
+
+        Args:
+            head: ``edge`` or ``cascade``; the bundle's default when not given.
+
+        Raises:
+            BundleError: the bundle does not hold that head, or none.
+        """
+        default = self.manifest.segmentation
+        if default is None:
+            raise BundleError(f"model bundle {self.path} does not segment; choose one that does")
+        held = {spec.head: spec for spec in (*self.manifest.further_heads, default)}
+        if head is None:
+            return default
+        if head not in held:
+            raise BundleError(
+                f"model bundle {self.path} holds the {' and the '.join(sorted(held))} head, not the {head} head; "
+                f"leave the head out or choose a bundle with the {head} head"
+            )
+        return held[head]
+
+    def settings(self) -> dict[str, Any]:
+        """Preprocessing, and how crops are made."""
+        manifest = self.manifest
+        return {
+            "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+            "identification": manifest.identification and manifest.identification.settings(),
+        }
+
+
 def write_bundle(
     directory: str | os.PathLike[str],
     manifest_fields: Mapping[str, Any],
     files: Mapping[str, str | os.PathLike[str] | bytes],
-) -> ModelBundle:
+    kind: type[AnyBundle] = ModelBundle,  # type: ignore[assignment]  # a default cannot depend on the variable
+) -> AnyBundle:
     """Write a bundle in one step: a reader sees the old folder or the new one, never a mixture.
 
     ``files`` may lie inside the folder that is being replaced, so a manifest is updated by writing the same
@@ -200,6 +358,7 @@ def write_bundle(
             refused.
         manifest_fields: the manifest without ``schema_version`` and ``files``, which are computed.
         files: content (bytes) or source path of every file by its name in the bundle.
+        kind: class of the bundle; its manifest is checked.
 
     Returns:
         The bundle, opened and verified.
@@ -220,17 +379,17 @@ def write_bundle(
         staging.chmod(0o755)
         table = {name: _write_file(staging, name, content) for name, content in sorted(files.items())}
         fields = {**manifest_fields, "schema_version": SCHEMA_VERSION, "files": table}
-        manifest = _parse(fields, staging / MANIFEST_NAME)
+        manifest = _parse(fields, staging / MANIFEST_NAME, kind.manifest_type)
         text = json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
         (staging / MANIFEST_NAME).write_text(text, encoding="utf-8")
-        ModelBundle.open(staging)
+        kind.open(staging)
         _replace_folder(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return ModelBundle.open(target)
+    return kind.open(target)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(path: Path, kind: type[CommonManifest]) -> CommonManifest:
     if not path.is_file():
         raise BundleError(f"{path} is missing; export the bundle again or give another folder")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -241,10 +400,10 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path} is not JSON ({error}); export the bundle again") from error
     if not isinstance(fields, dict):
         raise BundleError(f"{path} must hold a JSON object; export the bundle again")
-    return _parse(fields, path)
+    return _parse(fields, path, kind)
 
 
-def _parse(fields: dict[str, Any], path: Path) -> Manifest:
+def _parse(fields: dict[str, Any], path: Path, kind: type[CommonManifest]) -> CommonManifest:
     version = fields.get("schema_version")
     if version != SCHEMA_VERSION:
         raise BundleError(
@@ -252,7 +411,7 @@ def _parse(fields: dict[str, Any], path: Path) -> Manifest:
             "export the bundle again with this release"
         )
     try:
-        return Manifest.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

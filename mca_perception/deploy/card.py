@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mca_perception.deploy.bundle import Manifest, ModelBundle, write_bundle
+from mca_perception.deploy.bundle import (
+    DefectsSpec,
+    IdentificationSpec,
+    Manifest,
+    ModelBundle,
+    SegmentationSpec,
+    write_bundle,
+)
 from mca_perception.errors import BundleError
 
 CARD_NAME = "README.md"
@@ -39,6 +46,7 @@ def attach_metrics(bundle: ModelBundle, directory: Path, metrics: Sequence[Path]
         if not isinstance(content, dict):
             raise BundleError(f"metrics file {path} must hold a JSON object; run `mca eval` again")
         task = str(content.pop("task", path.parent.name))
+        task += _which_head(content.get("model"), bundle.manifest)
         results[task] = _scalars(content)
     fields = bundle.manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "schema_version"})
     fields["metrics"] = results
@@ -52,7 +60,14 @@ def model_card(manifest: Manifest) -> str:
     """Markdown page that states what the model is, how it was made, and how well it does on what."""
     backbone, training = manifest.backbone, manifest.training
     recipe: Mapping[str, Any] = training.get("recipe", {})
-    heads = {"segmentation": manifest.segmentation, "identification": manifest.identification}
+    segmentation = [spec for spec in (manifest.segmentation, *manifest.further_heads) if spec is not None]
+    heads: list[tuple[str, SegmentationSpec | IdentificationSpec | DefectsSpec]] = [
+        (f"segmentation head ({spec.head})", spec) for spec in segmentation
+    ]
+    if manifest.identification is not None:
+        heads.append(("identification head", manifest.identification))
+    if manifest.defects is not None:
+        heads.append(("defect head", manifest.defects))
     lines = [
         f"# {manifest.name} {manifest.version}",
         "",
@@ -64,18 +79,31 @@ def model_card(manifest: Manifest) -> str:
         "|---|---|---|",
         f"| backbone `{backbone.name}` | {backbone.parameters:,} | multiples of {backbone.patch_size} px |",
     ]
-    for name, head in heads.items():
-        if head is not None:
-            size = getattr(head, "input_size", None) or (getattr(head, "crop_size", 0),) * 2
-            count = (head.model_extra or {}).get("parameters", 0)
-            lines.append(f"| {name} head | {count:,} | {size[1]} x {size[0]} px |")
-    if manifest.segmentation is not None:
-        spec = manifest.segmentation
+    for name, head in heads:
+        size = getattr(head, "input_size", None) or (getattr(head, "crop_size", 0),) * 2
+        count = (head.model_extra or {}).get("parameters", 0)
+        lines.append(f"| {name} | {count:,} | {size[1]} x {size[0]} px |")
+    for spec in segmentation:
         lines += [
             "",
-            f"Segmentation finds: {', '.join(spec.labels)}. Score threshold {spec.score_threshold} "
+            f"Segmentation ({spec.head}) finds: {', '.join(spec.labels)}. Score threshold {spec.score_threshold} "
             f"(chosen on {spec.calibrated_on}).",
         ]
+    if manifest.identification is not None:
+        for calibration in manifest.identification.calibration:
+            lines += [
+                "",
+                f"Products are accepted above similarity {calibration.threshold:.4f} ({calibration.gallery} gallery, "
+                f"{calibration.views} view(s)): at most {calibration.false_accept:.1%} of unknown ones pass, with "
+                f"confidence {calibration.confidence:.0%} (chosen on {calibration.calibrated_on}).",
+            ]
+    if manifest.defects is not None:
+        for point in manifest.defects.points("pick"):
+            lines += [
+                "",
+                f"Picks raise an alarm above {point.threshold:.4f}: at most {point.fpr:.1%} of nominal ones do, with "
+                f"confidence {point.confidence:.0%} (chosen on {manifest.defects.calibrated_on}).",
+            ]
     lines += ["", "## Training", "", *_table({k: v for k, v in training.items() if k != "recipe"})]
     lines += ["", "## Evaluation", ""]
     if not manifest.metrics:
@@ -92,6 +120,12 @@ def model_card(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _which_head(model: Any, manifest: Manifest) -> str:
+    """Tells the figures of a further segmentation head from those of the default one."""
+    head = model.get("head") if isinstance(model, Mapping) else None
+    return f" ({head})" if head in {spec.head for spec in manifest.further_heads} else ""
 
 
 def _table(values: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,11 +95,14 @@ class OnnxSession:
         return dict(zip(self.output_names, outputs, strict=True))
 
 
-def open_sessions(bundle: ModelBundle, **options: Any) -> dict[str, Session]:
+def open_sessions(
+    bundle: ModelBundle, *, graphs: Collection[str] | None = None, **options: Any
+) -> dict[str, Session]:
     """Open one session per graph of a bundle.
 
     Args:
         bundle: an opened bundle.
+        graphs: open these alone, as far as the bundle has them; all by default.
         options: passed on to :class:`OnnxSession`.
 
     Raises:
@@ -107,6 +110,8 @@ def open_sessions(bundle: ModelBundle, **options: Any) -> dict[str, Session]:
     """
     sessions: dict[str, Session] = {}
     for name, spec in bundle.manifest.graphs.items():
+        if graphs is not None and name not in graphs:
+            continue
         session = OnnxSession(bundle.path_of(name), **options)
         declared = ({t.name for t in spec.inputs}, {t.name for t in spec.outputs})
         if declared != (set(session.input_names), set(session.output_names)):

@@ -1,4 +1,4 @@
-"""Identification figures: Recall@k over unique products, within a container's manifest and among all."""
+"""Identification figures: Recall@k and average precision, within a container's manifest and among all products."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mca_perception.identification.confidence import CANDIDATES
 
 __all__ = ["MANIFEST_BINS", "Query", "Ranked", "ReferenceSet", "rank_queries", "recall_figures"]
 
@@ -75,6 +77,10 @@ class Ranked:
         image_rank: place of the truth's first reference image among all images, from 1.
         best: the product ranked first, and its similarity.
         truth_similarity: similarity of the truth.
+        image_precision: average precision of the truth's reference images among all images; 0 when it was not ranked.
+        similarities: float32, of the best 20 products, descending.
+        others: float32, of the best 20 products without the truth, descending: what the query would look like if its
+            product were unknown.
     """
 
     query: Query
@@ -83,6 +89,9 @@ class Ranked:
     image_rank: int | None
     best: tuple[str, float] | None
     truth_similarity: float | None
+    image_precision: float
+    similarities: NDArray[np.float32]
+    others: NDArray[np.float32]
 
     @property
     def margin(self) -> float:
@@ -126,11 +135,11 @@ def recall_figures(ranked: Sequence[Ranked], *, seed: int = 0) -> dict[str, Any]
 
     Returns:
         ``queries``, ``recall@1`` to ``recall@3`` (unique products), ``recall_by_image@1`` to ``@3``
-        (reference images, as some publications count), ``recall@1_interval95``, ``chance_recall@1``,
-        ``mean_candidates``, ``not_ranked`` and ``by_manifest_size``.
+        (reference images, as some publications count), ``map`` and ``map_by_image``, ``recall@1_interval95``,
+        ``chance_recall@1``, ``mean_candidates``, ``not_ranked`` and ``by_manifest_size``. Each query has one product
+        that is right, so ``map`` is the mean of 1 / rank.
     """
-    figures = _recalls(ranked)
-    figures["recall@1_interval95"] = _bootstrap(np.array([r.rank == 1 for r in ranked]), seed)
+    figures = _recalls(ranked, seed)
     figures["mean_candidates"] = float(np.mean([r.candidates for r in ranked])) if ranked else None
     figures["not_ranked"] = {
         "manifest without references": sum(r.candidates == 0 for r in ranked),
@@ -139,7 +148,11 @@ def recall_figures(ranked: Sequence[Ranked], *, seed: int = 0) -> dict[str, Any]
         ),
     }
     figures["by_manifest_size"] = [
-        {"products": f"{low}-{high}" if high else f"{low}+", **_recalls(group)}
+        {
+            "products": f"{low}-{high}" if high else f"{low}+",
+            "mean_candidates": float(np.mean([r.candidates for r in group])),
+            **_recalls(group, seed),
+        }
         for low, high in MANIFEST_BINS
         if (group := [r for r in ranked if low <= r.candidates and (high is None or r.candidates <= high)])
     ]
@@ -148,22 +161,56 @@ def recall_figures(ranked: Sequence[Ranked], *, seed: int = 0) -> dict[str, Any]
 
 def _rank(query: Query, candidates: ReferenceSet) -> Ranked:
     products = candidates.products
+    nothing = np.zeros(0, np.float32)
     if not products:
-        return Ranked(query, 0, None, None, None, None)
+        return Ranked(query, 0, None, None, None, None, 0.0, nothing, nothing)
     similarity = _best_view(query.embeddings, candidates.embeddings)
     by_product = np.maximum.reduceat(similarity, candidates.starts[:-1])
     winner = int(by_product.argmax())
     best = (products[winner], float(by_product[winner]))
+    highest = _highest(by_product)
     if query.product_id not in products:
-        return Ranked(query, len(products), None, None, best, None)
+        return Ranked(query, len(products), None, None, best, None, 0.0, highest, highest)
     truth = products.index(query.product_id)
     own = by_product[truth]
-    ahead = images_ahead = 0
-    if truth != winner:  # a tie counts against the truth, unless it is the product that is returned first
-        ahead = int((by_product >= own).sum()) - 1
-        images = similarity[candidates.starts[truth] : candidates.starts[truth + 1]]
-        images_ahead = int((similarity >= own).sum() - (images >= own).sum())
-    return Ranked(query, len(products), 1 + ahead, 1 + images_ahead, best, float(own))
+    # A tie counts against the truth, unless it is the product that is returned first.
+    ahead = 0 if truth == winner else int((by_product >= own).sum()) - 1
+    first, last = candidates.starts[truth : truth + 2]
+    images_ahead = _images_ahead(
+        similarity[first:last],
+        np.concatenate([similarity[:first], similarity[last:]]),
+        wins_ties=truth == winner,
+    )
+    found = np.arange(1, len(images_ahead) + 1)
+    return Ranked(
+        query,
+        len(products),
+        1 + ahead,
+        1 + int(images_ahead[0]),
+        best,
+        float(own),
+        float((found / (found + images_ahead)).mean()),
+        highest,
+        _highest(np.delete(by_product, truth)),
+    )
+
+
+def _highest(similarities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest :data:`CANDIDATES` values, descending."""
+    if len(similarities) > CANDIDATES:
+        similarities = np.partition(similarities, -CANDIDATES)[-CANDIDATES:]
+    return np.sort(similarities)[::-1]
+
+
+def _images_ahead(
+    own: NDArray[np.float32], others: NDArray[np.float32], *, wins_ties: bool
+) -> NDArray[np.int64]:
+    """How many images of other products are ranked before each image of the truth, best image first."""
+    own = np.sort(own)[::-1]
+    if not wins_ties:
+        return (others >= own[:, None]).sum(axis=1)
+    # Nothing is better than the best image then, and what equals it comes after it.
+    return np.where(own == own[0], 0, (others >= own[:, None]).sum(axis=1))
 
 
 def _best_view(queries: NDArray[np.float32], references: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -175,7 +222,7 @@ def _best_view(queries: NDArray[np.float32], references: NDArray[np.float32]) ->
     return similarity
 
 
-def _recalls(ranked: Sequence[Ranked]) -> dict[str, Any]:
+def _recalls(ranked: Sequence[Ranked], seed: int) -> dict[str, Any]:
     count = len(ranked)
     figures: dict[str, Any] = {"queries": count}
     for name, ranks in (
@@ -185,8 +232,12 @@ def _recalls(ranked: Sequence[Ranked]) -> dict[str, Any]:
         for k in KS:
             hits = sum(rank is not None and rank <= k for rank in ranks)
             figures[f"{name}@{k}"] = hits / count if count else None
+    reciprocal = [1 / r.rank if r.rank is not None else 0.0 for r in ranked]
+    figures["map"] = float(np.mean(reciprocal)) if count else None
+    figures["map_by_image"] = float(np.mean([r.image_precision for r in ranked])) if count else None
     chance = [1 / r.candidates if r.rank is not None else 0.0 for r in ranked]
     figures["chance_recall@1"] = float(np.mean(chance)) if count else None
+    figures["recall@1_interval95"] = _bootstrap(np.array([r.rank == 1 for r in ranked]), seed)
     return figures
 
 

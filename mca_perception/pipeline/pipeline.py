@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mca_perception.deploy.bundle import IdentificationSpec, ModelBundle, SegmentationSpec
+from mca_perception.deploy.bundle import ModelBundle, SegmentationSpec
 from mca_perception.deploy.session import Session, open_sessions
 from mca_perception.errors import BundleError, GalleryError
 from mca_perception.geometry import Letterbox
-from mca_perception.identification.crops import crop_object, crop_reference, mask_box
 from mca_perception.identification.gallery import Gallery
 from mca_perception.objects import Objects
-from mca_perception.pipeline.preprocessing import check_image, to_tensor
-from mca_perception.segmentation.postprocess import Candidates, select_instances, to_objects
+from mca_perception.pipeline.answers import Answer, look_up
+from mca_perception.pipeline.embedding import IDENTIFICATION_GRAPHS, Embedder
+from mca_perception.pipeline.heads import graph_inputs, to_candidates
+from mca_perception.pipeline.preprocessing import check_image
+from mca_perception.segmentation.postprocess import MaskCandidates, to_objects
 
 __all__ = ["PerceptionPipeline"]
 
-MAX_CROPS_AT_ONCE = 64
 
-
-class PerceptionPipeline:
+class PerceptionPipeline(Embedder):
     """Perceives the objects of an image; build it with :meth:`from_bundle`.
 
     Safe to call from several threads.
@@ -37,6 +37,8 @@ class PerceptionPipeline:
         gallery: where products are looked up; ``None`` leaves objects without products.
         score_threshold: objects below it are left out; as calibrated in the bundle unless set.
         top_k: products per object.
+        reject_unknown: leave objects without products when a calibrated bundle finds none of those searched similar
+            enough. Switch it off where images differ from those that the bundle was calibrated on.
 
     Example:
         >>> pipeline = PerceptionPipeline.from_bundle("models/nano")  # doctest: +SKIP
@@ -48,6 +50,7 @@ class PerceptionPipeline:
         bundle: ModelBundle,
         sessions: Mapping[str, Session],
         *,
+        head: str | None = None,
         gallery: Gallery | None = None,
         score_threshold: float | None = None,
         top_k: int = 5,
@@ -55,29 +58,31 @@ class PerceptionPipeline:
         """Check that bundle, sessions and gallery fit together.
 
         Raises:
-            BundleError: the bundle lacks a graph or a setting.
+            BundleError: the bundle lacks a graph or a setting, or does not hold the segmentation head ``head``.
             GalleryError: the gallery belongs to another model.
             ValueError: ``score_threshold`` or ``top_k`` is out of range.
         """
-        _check_bundle(bundle, sessions)
+        self._segmentation = _chosen_head(bundle, head)
+        _check_bundle(bundle, sessions, self._segmentation)
         _check_gallery(bundle, gallery)
-        calibrated = bundle.manifest.segmentation.score_threshold if bundle.manifest.segmentation else 0.0
+        calibrated = self._segmentation.score_threshold if self._segmentation else 0.0
         threshold = calibrated if score_threshold is None else float(score_threshold)
         if not 0 <= threshold <= 1 or top_k < 1:
             raise ValueError(
                 f"score_threshold {threshold} must lie in [0, 1] and top_k {top_k} be at least 1"
             )
-        self.bundle = bundle
+        super().__init__(bundle, sessions)
         self.gallery = gallery
         self.score_threshold = threshold
         self.top_k = top_k
-        self._sessions = sessions
+        self.reject_unknown = True
 
     @classmethod
     def from_bundle(
         cls,
         path: str | os.PathLike[str],
         *,
+        head: str | None = None,
         session: Mapping[str, Session] | None = None,
         gallery: Gallery | None = None,
         providers: Sequence[str] | None = None,
@@ -88,6 +93,7 @@ class PerceptionPipeline:
 
         Args:
             path: the bundle's folder.
+            head: segmentation head, ``edge`` or ``cascade``; the bundle's default when not given.
             session: sessions from :func:`~mca_perception.deploy.open_sessions`, to share one backbone.
             gallery: product gallery filled with this bundle's embeddings.
             providers: ONNX Runtime execution providers, best first; only without ``session``.
@@ -95,12 +101,15 @@ class PerceptionPipeline:
             top_k: products per object.
 
         Raises:
-            BundleError: the bundle is missing, altered, of another version or incomplete.
+            BundleError: the bundle is missing, altered, of another version or incomplete, or lacks that head.
             GalleryError: the gallery belongs to another model.
         """
         bundle = ModelBundle.open(path)
-        sessions = open_sessions(bundle, providers=providers) if session is None else session
-        return cls(bundle, sessions, gallery=gallery, score_threshold=score_threshold, top_k=top_k)
+        if session is None:
+            segmentation = _chosen_head(bundle, head)
+            graphs = {"backbone", *IDENTIFICATION_GRAPHS, *([segmentation.graph] if segmentation else [])}
+            session = open_sessions(bundle, graphs=graphs, providers=providers)
+        return cls(bundle, session, head=head, gallery=gallery, score_threshold=score_threshold, top_k=top_k)
 
     def perceive(self, image: NDArray[np.uint8], *, manifest: Iterable[str] | None = None) -> Objects:
         """Segment an image and identify every object in it.
@@ -133,7 +142,7 @@ class PerceptionPipeline:
         *,
         score_threshold: float | None = None,
         timings_ms: dict[str, float] | None = None,
-    ) -> Candidates:
+    ) -> MaskCandidates:
         """Segment an image up to non-maximum suppression; masks may overlap.
 
         Args:
@@ -148,146 +157,53 @@ class PerceptionPipeline:
         check_image(image)
         settings = self.segmentation_settings
         timings = {} if timings_ms is None else timings_ms
+        threshold = self.score_threshold if score_threshold is None else score_threshold
         with _timed(timings, "letterbox"):
             letterbox = Letterbox.fit(image.shape[:2], settings.input_size)
             images = self._to_tensor(letterbox.apply(image)[None])
         with _timed(timings, "backbone"):
             features = self._sessions["backbone"].run({"images": images})["features"]
         with _timed(timings, "segmentation"):
-            output = self._sessions["segmentation"].run({"features": features, "images": images})
+            inputs = graph_inputs(settings, features, images, threshold)
+            output = self._sessions[settings.graph].run(inputs)
         with _timed(timings, "postprocess"):
-            scores, labels, logits = output["scores"][0], output["labels"][0], output["mask_logits"][0]
-            if settings.mask_threshold != 0.5:
-                logits = logits - np.float32(
-                    math.log(settings.mask_threshold / (1 - settings.mask_threshold))
-                )
-            kept = select_instances(
-                scores,
-                labels,
-                logits,
-                score_threshold=self.score_threshold if score_threshold is None else score_threshold,
-                nms_iou=settings.nms_iou,
-                max_objects=settings.max_objects,
-            )
-        return Candidates(np.clip(scores[kept], 0, 1), labels[kept], logits[kept], letterbox)
+            return to_candidates(settings, output, threshold, letterbox)
 
-    def crop(
-        self,
-        image: NDArray[np.uint8],
-        *,
-        box: NDArray[np.float32] | None = None,
-        mask: NDArray[np.bool_] | None = None,
-    ) -> NDArray[np.uint8]:
-        """Cut an object out of an image as the identification graph wants it.
+    def identify_pick(
+        self, crops: Mapping[int, NDArray[np.uint8]], *, manifest: Iterable[str] | None = None
+    ) -> Answer:
+        """Identify one picked object from one or several views of it.
 
         Args:
-            image: uint8 ``[H, W, 3]`` RGB.
-            box: ``[4]`` xyxy in pixels of ``image``; tight around ``mask`` when not given, the whole image,
-                without margin, when there is neither.
-            mask: bool ``[H, W]``, the object's pixels, at least one; others become background.
-
-        Returns:
-            uint8 ``[S, S, 3]``.
+            crops: from :meth:`crop`, by slot: 0 for the view before the pick, 1 and on for those after it.
+            manifest: products that may be there; others are not considered.
 
         Raises:
-            InvalidImageError: the image is not uint8 ``[H, W, 3]``.
-            BundleError: the bundle does not identify.
-        """
-        settings = self.identification_settings
-        height, width = check_image(image).shape[:2]
-        margin = settings.margin
-        if box is None and mask is not None:
-            box = mask_box(mask)
-        elif box is None:
-            box, margin = np.array([0, 0, width, height], dtype=np.float32), 0.0
-        return crop_object(
-            image, box, size=settings.crop_size, mask=mask, margin=margin, background=settings.background
-        )
-
-    def crop_reference(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Cut the product out of a reference image as the identification graph wants it.
-
-        Args:
-            image: uint8 ``[H, W, 3]`` RGB; a plain background is removed.
-
-        Returns:
-            uint8 ``[S, S, 3]``.
-
-        Raises:
-            InvalidImageError: the image is not uint8 ``[H, W, 3]``.
-            BundleError: the bundle does not identify.
-        """
-        settings = self.identification_settings
-        return crop_reference(
-            check_image(image),
-            size=settings.crop_size,
-            margin=settings.margin,
-            background=settings.background,
-        )
-
-    def embed_crops(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Embed crops of objects.
-
-        Args:
-            crops: uint8 ``[H, W, 3]`` RGB each; letterboxed when not of the crop size.
-
-        Returns:
-            float32 ``[N, E]``, L2-normalised.
-
-        Raises:
+            ValueError: there is no crop.
             InvalidImageError: a crop is not uint8 ``[H, W, 3]``.
             BundleError: the bundle does not identify.
+            GalleryError: the pipeline has no gallery.
         """
-        settings = self.identification_settings
-        size = (settings.crop_size, settings.crop_size)
-        batch = np.empty((len(crops), *size, 3), dtype=np.uint8)
-        for slot, crop in zip(batch, crops, strict=True):
-            fits = check_image(crop).shape[:2] == size
-            slot[...] = (
-                crop if fits else Letterbox.fit(crop.shape[:2], size).apply(crop, padding=settings.background)
-            )
-        embeddings = np.empty((len(crops), settings.embedding_dim), dtype=np.float32)
-        for start in range(0, len(crops), MAX_CROPS_AT_ONCE):
-            images = self._to_tensor(batch[start : start + MAX_CROPS_AT_ONCE])
-            features = self._sessions["backbone"].run({"images": images})["features"]
-            output = self._sessions["identification"].run({"features": features})
-            embeddings[start : start + len(images)] = output["embeddings"]
-        return embeddings
-
-    def embed_references(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Embed reference images of products: each is cut to the product first.
-
-        Args:
-            images: uint8 ``[H, W, 3]`` RGB each.
-
-        Returns:
-            float32 ``[N, E]``, L2-normalised.
-
-        Raises:
-            InvalidImageError: an image is not uint8 ``[H, W, 3]``, is empty or too large.
-            BundleError: the bundle does not identify.
-        """
-        return self.embed_crops([self.crop_reference(image) for image in images])
+        if not crops:
+            raise ValueError("a pick needs at least one view; give its crops by slot")
+        if self.gallery is None:
+            raise GalleryError("the pipeline has no gallery to look the pick up in; give it one")
+        query = self.fuse_views(dict(zip(crops, self.embed_crops(list(crops.values())), strict=True)))
+        (answer,) = look_up(
+            self.gallery,
+            [query],
+            self.identification_settings,
+            top_k=self.top_k,
+            manifest=manifest,
+            views=len(crops),
+            reject_unknown=self.reject_unknown,
+        )
+        return answer
 
     @property
     def segmentation_settings(self) -> SegmentationSpec:
-        """The bundle's section of that name; BundleError when it has none."""
-        settings = self.bundle.manifest.segmentation
-        if settings is None:
-            raise BundleError(f"model bundle {self.bundle.path} does not segment; choose one that does")
-        return settings
-
-    @property
-    def identification_settings(self) -> IdentificationSpec:
-        """The bundle's section of that name; BundleError when it has none."""
-        settings = self.bundle.manifest.identification
-        if settings is None:
-            raise BundleError(f"model bundle {self.bundle.path} does not identify; choose one that does")
-        return settings
-
-    def _to_tensor(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        preprocessing = self.bundle.manifest.preprocessing
-        return to_tensor(images, preprocessing.mean, preprocessing.std)
+        """Settings of the segmentation head in use; BundleError when the bundle does not segment."""
+        return self._segmentation or self.bundle.segmentation_head()
 
     def _identify(
         self, image: NDArray[np.uint8], objects: Objects, manifest: Iterable[str] | None
@@ -299,12 +215,22 @@ class PerceptionPipeline:
         if self.gallery is None:
             return objects
         top_k = self.top_k  # may be set from another thread meanwhile
-        rankings = self.gallery.search(embeddings, top_k, manifest)
+        answers = look_up(
+            self.gallery,
+            list(embeddings[:, None]),
+            self.identification_settings,
+            top_k=top_k,
+            manifest=manifest,
+            reject_unknown=self.reject_unknown,
+        )
         scores = np.full((len(objects), top_k), np.nan, dtype=np.float32)
-        for row, ranking in zip(scores, rankings, strict=True):
-            row[: len(ranking)] = [score for _, score in ranking]
-        products = [tuple(product for product, _ in ranking) for ranking in rankings]
-        return objects.replace(product_ids=products, product_scores=scores)
+        for row, answer in zip(scores, answers, strict=True):
+            row[: len(answer.scores)] = answer.scores
+        return objects.replace(
+            product_ids=[answer.products for answer in answers],
+            product_scores=scores,
+            product_confidences=np.array([answer.confidence for answer in answers], np.float32),
+        )
 
     def _object_crop(self, image: NDArray[np.uint8], objects: Objects, i: int) -> NDArray[np.uint8]:
         """Crop object ``i`` from its surroundings alone: large images cost no more than small ones."""
@@ -318,18 +244,28 @@ class PerceptionPipeline:
         return self.crop(image[top:bottom, left:right], box=box, mask=visible)
 
 
-def _check_bundle(bundle: ModelBundle, sessions: Mapping[str, Session]) -> None:
+def _chosen_head(bundle: ModelBundle, head: str | None) -> SegmentationSpec | None:
+    """The head in use; none in a bundle that does not segment, unless one is asked for."""
+    if head is None and bundle.manifest.segmentation is None:
+        return None
+    return bundle.segmentation_head(head)
+
+
+def _check_bundle(
+    bundle: ModelBundle, sessions: Mapping[str, Session], segmentation: SegmentationSpec | None
+) -> None:
     manifest = bundle.manifest
-    needed = {
-        "backbone": True,
-        "segmentation": manifest.segmentation is not None,
-        "identification": manifest.identification is not None,
-    }
+    needed = {"backbone": True, "identification": manifest.identification is not None}
+    if manifest.identification is not None:
+        needed["fusion"] = manifest.identification.views is not None
+        needed["reference_fusion"] = manifest.identification.reference_fusion == "attention"
+    if segmentation is not None:
+        needed[segmentation.graph] = True
     missing = [name for name, need in needed.items() if need and name not in sessions]
     if missing:
         raise BundleError(f"model bundle {bundle.path} has no graph {missing[0]!r}; export it again")
     patch = manifest.backbone.patch_size
-    sides = list(manifest.segmentation.input_size) if manifest.segmentation else []
+    sides = list(segmentation.input_size) if segmentation else []
     sides += [manifest.identification.crop_size] if manifest.identification else []
     if any(side % patch for side in sides):
         raise BundleError(f"{bundle.path}: input sizes {sides} must be multiples of {patch}; export it again")

@@ -18,7 +18,7 @@ from mca_perception.errors import GalleryError, InvalidImageError
 from mca_perception.identification.crops import MAX_REFERENCE_SIDE
 from mca_perception.identification.gallery import MAX_ID_LENGTH, MAX_REFERENCES_PER_PRODUCT, Gallery
 from mca_perception.identification.gallery_reembed import Reembedding
-from mca_perception.pipeline.pipeline import MAX_CROPS_AT_ONCE, PerceptionPipeline
+from mca_perception.pipeline.embedding import MAX_CROPS_AT_ONCE, Embedder
 
 __all__ = [
     "ImportCounts",
@@ -50,10 +50,15 @@ class ImportCounts:
 
 
 class _Embedded(NamedTuple):
-    """Embeddings float32 ``[R, E]`` of a product and the ``R`` images they came from."""
+    """Embeddings of a product and the ``R`` images they came from: float32 ``[R, E]``, or ``[1, E]`` if fused."""
 
     embeddings: NDArray[np.float32]
     sources: list[Source]
+
+    @property
+    def one_per_image(self) -> NDArray[np.float32]:
+        """``[R, E]``: a gallery keeps the images, each with an embedding."""
+        return np.broadcast_to(self.embeddings, (len(self.sources), self.embeddings.shape[1]))
 
 
 def no_progress(items: Sequence[Any], _: str) -> Iterable[Any]:
@@ -62,7 +67,7 @@ def no_progress(items: Sequence[Any], _: str) -> Iterable[Any]:
 
 
 def embed_products(
-    pipeline: PerceptionPipeline,
+    pipeline: Embedder,
     references: Mapping[str, Sequence[Source]],
     skipped: Counter[str],
     *,
@@ -77,7 +82,7 @@ def embed_products(
         progress: shows how far it is.
 
     Yields:
-        Embeddings float32 ``[R, E]`` of the next products.
+        Embeddings float32 ``[R, E]`` of the next products, ``[1, E]`` where the bundle fuses references.
 
     Raises:
         BundleError: the bundle does not identify.
@@ -87,7 +92,7 @@ def embed_products(
 
 
 def import_references(
-    pipeline: PerceptionPipeline,
+    pipeline: Embedder,
     gallery: Gallery,
     references: Mapping[str, Sequence[Path]],
     *,
@@ -117,7 +122,7 @@ def import_references(
     keep = _kept_copy if keep_copies else _kept_path
     for products in _embed_batches(pipeline, usable, counts.skipped, progress):
         gallery.add_many(
-            {product: embedded.embeddings for product, embedded in products.items()},
+            {product: embedded.one_per_image for product, embedded in products.items()},
             {
                 product: [keep(source) for source in embedded.sources]
                 for product, embedded in products.items()
@@ -129,7 +134,7 @@ def import_references(
 
 
 def reembed(
-    pipeline: PerceptionPipeline,
+    pipeline: Embedder,
     gallery: Gallery,
     *,
     found_in: Mapping[str, Sequence[Path]] | None = None,
@@ -166,7 +171,7 @@ def reembed(
             known = gallery.images(names[start : start + _PRODUCTS_AT_ONCE])
             sources: dict[str, Sequence[Source]] = {p: found_in.get(p) or list(known[p]) for p in known}
             for products in _embed_batches(pipeline, sources, counts.skipped, progress):
-                work.stage({p: embedded.embeddings for p, embedded in products.items()}, pending)
+                work.stage({p: embedded.one_per_image for p, embedded in products.items()}, pending)
                 counts.products += len(products)
                 counts.images += sum(len(embedded.sources) for embedded in products.values())
     missing = set(work.pending())
@@ -205,7 +210,7 @@ def _read(source: Source) -> NDArray[np.uint8]:
 
 
 def _embed_batches(
-    pipeline: PerceptionPipeline,
+    pipeline: Embedder,
     references: Mapping[str, Sequence[Source]],
     skipped: Counter[str],
     progress: Progress,
@@ -235,11 +240,15 @@ def _embed_batches(
 
 
 def _embed(
-    pipeline: PerceptionPipeline, batch: Mapping[str, tuple[list[NDArray[np.uint8]], list[Source]]]
+    pipeline: Embedder, batch: Mapping[str, tuple[list[NDArray[np.uint8]], list[Source]]]
 ) -> dict[str, _Embedded]:
-    embeddings = pipeline.embed_crops([crop for crops, _ in batch.values() for crop in crops])
+    embeddings = pipeline.embed_crops(
+        [crop for crops, _ in batch.values() for crop in crops], references=True
+    )
     ends = np.cumsum([len(crops) for crops, _ in batch.values()])
     parts = np.split(embeddings, ends[:-1])
+    if pipeline.fuses_references:
+        parts = [pipeline.fuse_references(rows) for rows in parts]
     return {
         product: _Embedded(rows, used)
         for (product, (_, used)), rows in zip(batch.items(), parts, strict=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Console
 from torch import nn
 
-from mca_perception.backbone import Backbone, create_backbone, load_checkpoint
+from mca_perception.backbone import Backbone, NoBackbone, create_backbone, load_checkpoint
 from mca_perception.backbone.adapters import freeze_backbone, inject
+from mca_perception.crisis.networks.task import CrisisTask
+from mca_perception.defects.task import DefectTask
 from mca_perception.identification.task import IdentificationTask
 from mca_perception.pretraining.model import freeze_other_parts, initialise
 from mca_perception.pretraining.task import PretrainingTask
 from mca_perception.segmentation.heads import create_task
 from mca_perception.training.checkpoints import WEIGHTS, load_shared_weights
-from mca_perception.training.recipe import Recipe
+from mca_perception.training.recipe import BackboneSection, Recipe
 from mca_perception.training.task import Task
 
 
@@ -28,19 +32,12 @@ class PerceptionModel(nn.Module):
 def build(recipe: Recipe) -> tuple[PerceptionModel, list[Task]]:
     """Model with fresh (or the recipe's checkpoint's) weights, and its tasks with their data opened."""
     section = recipe.backbone
-    overrides = {"gradient_checkpointing": True} if section.gradient_checkpointing else {}
-    backbone = create_backbone(
-        section.name,
-        img_size=section.img_size,
-        modalities=section.modalities,
-        drop_path_rate=section.drop_path_rate,
-        **overrides,
-    )
+    backbone = _create(section)
     if recipe.pretraining is not None:
         initialise(backbone, recipe.pretraining)
     if section.checkpoint is not None:
         report = load_checkpoint(backbone, section.checkpoint)
-        Console(stderr=True).print(f"{section.checkpoint}: {report.summary()}", highlight=False, markup=False)
+        _tell(f"{section.checkpoint}: {report.summary()}")
     if section.freeze:
         freeze_backbone(backbone)
     if recipe.adapter is not None:
@@ -50,10 +47,46 @@ def build(recipe: Recipe) -> tuple[PerceptionModel, list[Task]]:
         tasks.append(create_task(recipe.segmentation, backbone.embed_dim, recipe.seed))
     if recipe.identification is not None:
         tasks.append(IdentificationTask(recipe.identification, backbone.embed_dim, recipe.seed))
+    if recipe.defects is not None:
+        tasks.append(DefectTask(recipe.defects, backbone.embed_dim, recipe.seed))
     if recipe.pretraining is not None:
         tasks.append(PretrainingTask(recipe.pretraining, backbone, recipe.seed))
         freeze_other_parts(backbone, recipe.pretraining.trainable)
+    if recipe.crisis is not None:
+        tasks.append(CrisisTask(recipe.crisis, backbone, recipe.seed))
     model = PerceptionModel(backbone, {task.name: task.head for task in tasks})
     if recipe.init_from is not None:
-        load_shared_weights(recipe.init_from / WEIGHTS, model)
+        untouched = load_shared_weights(recipe.init_from / WEIGHTS, model)
+        _tell(f"{recipe.init_from}: {_taken(model, untouched)}")
     return model, tasks
+
+
+def _tell(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False, markup=False)
+
+
+def _taken(model: PerceptionModel, untouched: list[str]) -> str:
+    """How much of each part of the model another run's weights filled."""
+    fresh = Counter(map(_part, untouched))
+    every = Counter(map(_part, model.state_dict()))
+    counts = (f"{name} {count - fresh[name]} of {count}" for name, count in every.items())
+    return f"tensors taken: {', '.join(counts)}"
+
+
+def _part(key: str) -> str:
+    """``backbone``, or ``heads.<task>``."""
+    names = key.split(".")
+    return names[0] if names[0] == "backbone" else ".".join(names[:2])
+
+
+def _create(section: BackboneSection) -> Backbone:
+    if section.name == "none":
+        return NoBackbone()
+    overrides = {"gradient_checkpointing": True} if section.gradient_checkpointing else {}
+    return create_backbone(
+        section.name,
+        img_size=section.img_size,
+        modalities=section.modalities,
+        drop_path_rate=section.drop_path_rate,
+        **overrides,
+    )

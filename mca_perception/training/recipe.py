@@ -18,10 +18,14 @@ from pydantic import (
 )
 
 from mca_perception.backbone.adapters import AdapterConfig
+from mca_perception.crisis.recipe import CrisisRecipe
+from mca_perception.defects.recipe import DefectsRecipe
 from mca_perception.errors import RecipeError
 from mca_perception.identification.recipe import IdentificationRecipe
 from mca_perception.pretraining.recipe import PretrainingRecipe
 from mca_perception.segmentation.recipe import SegmentationRecipe
+
+TASKS = ("segmentation", "identification", "defects", "pretraining", "crisis")
 
 
 class Section(BaseModel):
@@ -31,7 +35,7 @@ class Section(BaseModel):
 
 
 class BackboneSection(Section):
-    """Which backbone, and where its first weights come from."""
+    """Which backbone, and where its first weights come from; ``none`` for crisis models with encoders of their own."""
 
     name: str
     img_size: PositiveInt = 224
@@ -104,7 +108,9 @@ class Recipe(Section):
     adapter: AdapterConfig | None = None
     segmentation: SegmentationRecipe | None = None
     identification: IdentificationRecipe | None = None
+    defects: DefectsRecipe | None = None
     pretraining: PretrainingRecipe | None = None
+    crisis: CrisisRecipe | None = None
     optimiser: OptimiserSection = OptimiserSection()
     budget: BudgetSection
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -120,10 +126,26 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _has_task(self) -> Recipe:
-        if self.segmentation is None and self.identification is None and self.pretraining is None:
-            raise ValueError("name at least one task: segmentation, identification, pretraining")
+        named = [task for task in TASKS if getattr(self, task) is not None]
+        if not named:
+            raise ValueError(f"name at least one task: {', '.join(TASKS)}")
+        if self.backbone.name == "none" and (named != ["crisis"] or self.adapter is not None):
+            raise ValueError("backbone.name none is for a crisis model alone, without an adapter")
         if self.pretraining is not None:
             self.pretraining.check_modalities(self.backbone.modalities)
+        if self.crisis is not None:
+            self.crisis.check_backbone(() if self.backbone.name == "none" else self.backbone.modalities)
+        return self
+
+    @model_validator(mode="after")
+    def _shares_crops(self) -> Recipe:
+        """One backbone pass over the crops serves identification and defects."""
+        if self.identification is not None and self.defects is not None:
+            for setting in ("crop_size", "margin"):
+                if getattr(self.identification, setting) != getattr(self.defects, setting):
+                    raise ValueError(
+                        f"set defects.{setting} to identification.{setting}: both heads share the crops"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -132,7 +154,7 @@ class Recipe(Section):
         if self.budget.monitor is None:
             return self
         task = self.budget.monitor.partition("/")[0]
-        section = getattr(self, task) if task in ("segmentation", "identification", "pretraining") else None
+        section = getattr(self, task) if task in TASKS else None
         if section is None:
             raise ValueError(f"budget.monitor {self.budget.monitor!r} names no task of this recipe")
         if getattr(section, "validation_split", None) == "test":

@@ -70,9 +70,14 @@ def layer_scales(names: list[str], layer_decay: float) -> dict[str, float]:
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Every parameter that trains, by the factor ``lr_scale`` on its learning rate and by weight decay.
 
-    Weight decay is on matrices and kernels only: not on vectors, tokens or tables.
+    A module with an attribute ``lr_scale`` multiplies that of its parameters. Weight decay is on matrices and kernels
+    only: not on vectors, tokens or tables.
     """
     scales = layer_scales([name for name, _ in model.named_parameters()], layer_decay)
+    for prefix, module in model.named_modules():
+        factor = getattr(module, "lr_scale", None)
+        if isinstance(factor, float):
+            scales |= {name: scales[name] * factor for name in scales if name.startswith(f"{prefix}.")}
     groups: dict[float, tuple[list[nn.Parameter], list[nn.Parameter]]] = defaultdict(lambda: ([], []))
     for name, parameter in trainable_parameters(model).items():
         is_vector = parameter.ndim < 2 or name.endswith(("_token", "embed_positions.A.weight"))

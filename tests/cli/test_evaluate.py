@@ -9,7 +9,7 @@ import pytest
 
 from mca_perception.cli.main import main
 from mca_perception.deploy.bundle import ModelBundle
-from tests.support.bundles import write_colour_bundle
+from tests.support.bundles import write_colour_bundle, write_two_headed_bundle
 from tests.support.datasets import write_pick_set, write_tote_set
 from tests.support.detections import by_hand
 
@@ -165,6 +165,20 @@ def test_head_that_the_bundle_lacks_is_refused(mca, bundle, tmp_path: Path, head
     assert ("holds the edge head, not the cascade head" in errors) == (code == 2)
 
 
+@pytest.mark.parametrize(("options", "used"), [((), "edge"), (("--head", "cascade"), "cascade")])
+def test_head_of_two_is_chosen_and_named(mca, tmp_path: Path, options, used) -> None:
+    write_tote_set(tmp_path / "totes", 2)
+    model = write_two_headed_bundle(tmp_path / "model").path
+    data = ("--data", tmp_path / "totes", "--model", model, "--out", tmp_path / "out")
+    code, *_ = mca("eval", "armbench-segmentation", *data, *options)
+    assert code == 0
+    metrics = read(tmp_path / "out" / "metrics.json")
+    assert metrics["model"]["head"] == used
+    assert metrics["operating_point"]["score_threshold"] == (0.6 if used == "cascade" else 0.3)
+    assert (metrics["object_only"]["mask_map50"] > 0.9) == (used == "edge")
+    assert f"with its {used} head" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_segmentation_says_so_when_data_is_synthetic(mca, bundle, tmp_path: Path) -> None:
     write_tote_set(tmp_path, subset="zoomed-out-tote-transfer-set", split="val")
     (tmp_path / "zoomed-out-tote-transfer-set" / "synth.json").write_text('{"seed": 12}')
@@ -194,7 +208,8 @@ def test_identification_writes_figures_report_and_sheet(mca, bundle, tmp_path: P
     assert "recall@1 0.7500" in printed
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["recall@1"], metrics["queries"], metrics["skipped"]) == (0.75, 8, {})
-    assert ("all_references" in metrics) == (gallery == "all")
+    assert ("container" in metrics) == (gallery == "all")
+    assert metrics["mean_candidates"] == {"container": 3, "all": 6}[gallery]
     assert ("all products" in (out / "report.md").read_text()) == (gallery == "all")
     assert cv2.imread(str(out / "contact_sheet.png")) is not None
 

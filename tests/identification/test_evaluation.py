@@ -156,3 +156,67 @@ def test_no_queries_and_no_references() -> None:
     assert recall_figures([])["recall@1"] is None
     (result,) = rank_queries([query("a", ("a",), 1, 0)], ReferenceSet.from_products({}))
     assert (result.rank, result.candidates) == (None, 0)
+
+
+def tied_set(seed: int) -> tuple[list[Query], dict[str, np.ndarray]]:
+    """Small integer vectors: cosines tie all the time; products without references, queries without some views."""
+    rng = np.random.default_rng(seed)
+    references = {
+        f"P{i}": rng.integers(-1, 2, (int(rng.integers(1, 5)), 3)).astype(np.float32) for i in range(12)
+    }
+    del references["P3"], references["P7"]
+    queries = []
+    for i in range(80):
+        manifest = tuple(f"P{j}" for j in rng.choice(12, int(rng.integers(0, 9)), replace=False))
+        truth = str(rng.choice([*manifest, "P7", "unheard of"]))
+        views = rng.integers(-1, 2, (int(rng.integers(1, 4)), 3)).astype(np.float32)
+        queries.append(Query(str(i), truth, manifest, views))
+    return queries, references
+
+
+def by_loops(query: Query, references: dict[str, np.ndarray], within: bool) -> dict[str, object]:
+    """What a query scores: ties count against the truth, unless it is the product that is returned first."""
+    allowed = [p for p in (dict.fromkeys(query.manifest) if within else references) if p in references]
+    images = {
+        p: [max(float(view @ row) for view in query.embeddings) for row in references[p]] for p in allowed
+    }
+    best = {p: max(rows) for p, rows in images.items()}
+    scores = sorted(best.values(), reverse=True)
+    found: dict[str, object] = {"candidates": len(allowed), "similarities": scores[:20]}
+    truth = query.product_id
+    others = sorted((score for p, score in best.items() if p != truth), reverse=True)
+    found |= {"rank": None, "image_rank": None, "precision": 0.0, "others": others[:20]}
+    if truth in best:
+        wins = next(p for p in allowed if best[p] == scores[0]) == truth
+        found["rank"] = 1 if wins else 1 + sum(score >= best[truth] for score in others)
+        precisions, foreign = [], [s for p in allowed if p != truth for s in images[p]]
+        for place, own in enumerate(sorted(images[truth], reverse=True), start=1):
+            ahead = 0 if wins and own == best[truth] else sum(score >= own for score in foreign)
+            precisions.append(place / (place + ahead))
+            found["image_rank"] = found["image_rank"] or 1 + ahead
+        found["precision"] = sum(precisions) / len(precisions)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("within", [True, False])
+def test_figures_equal_loops_with_ties_and_gaps(seed, within) -> None:
+    queries, references = tied_set(seed)
+    ranked = rank_queries(queries, ReferenceSet.from_products(references), within_manifest=within)
+    expected = [by_loops(query, references, within) for query in queries]
+    for result, truth in zip(ranked, expected, strict=True):
+        assert (result.candidates, result.rank, result.image_rank) == (
+            truth["candidates"],
+            truth["rank"],
+            truth["image_rank"],
+        )
+        assert result.image_precision == pytest.approx(truth["precision"])
+        assert result.similarities.tolist() == truth["similarities"]
+        assert result.others.tolist() == truth["others"]
+    figures = recall_figures(ranked)
+    ranks = [truth["rank"] for truth in expected]
+    for k in (1, 2, 3):
+        assert figures[f"recall@{k}"] == pytest.approx(np.mean([r is not None and r <= k for r in ranks]))
+    assert figures["map"] == pytest.approx(np.mean([0.0 if r is None else 1 / r for r in ranks]))
+    assert figures["map_by_image"] == pytest.approx(np.mean([truth["precision"] for truth in expected]))
+    assert figures["queries"] == 80

@@ -1,70 +1,21 @@
 from __future__ import annotations
 
-import json
 import pickle
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 
-from mca_perception.datasets.armbench import VIEWS, read_identification
+from mca_perception.datasets.armbench import read_identification
 from mca_perception.errors import DatasetError
 from mca_perception.identification.index import INDEX_NAME, build_index, load_identification, read_index
-
-TRIANGLE = [[1, 1], [8, 1], [4, 8.5]]
-
-
-def image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.full((10, 12, 3), 120, np.uint8))
-
-
-def pick(
-    root: Path,
-    name: str,
-    truth: Any = "007",
-    views: tuple[str, ...] = VIEWS,
-    container: tuple[str, ...] = ("007", "008", "009"),
-) -> Path:
-    folder = root / "Picks" / name
-    folder.mkdir(parents=True)
-    for view in views:
-        image(folder / f"{view}.jpg")
-    (folder / "container.json").write_text(json.dumps({product: {"weight": 1} for product in container}))
-    annotation = {"GT_ID": truth, "polygons": {view: [TRIANGLE] for view in views}}
-    (folder / "annotation.json").write_text(json.dumps(annotation))
-    return folder
+from tests.support.odd_picks import write_odd_pick_set, write_pick
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The public layout with every oddity that is known of it."""
     root = tmp_path / "set"
-    pick(root, "0001")
-    pick(root, "0002", views=VIEWS[:3])
-    pick(root, "0003", truth="009")  # whose reference folder is empty
-    pick(root, "0004", truth="010", container=("007", "010"))  # without any reference folder
-    pick(root, "0005", truth="008", container=("007",))
-    pick(root, "0006", views=())
-    (pick(root, "0007") / "container.json").write_bytes(b"{damaged")
-    (pick(root, "0008") / "annotation.json").unlink()
-    (pick(root, "0009") / "container.json").write_text("{}")
-    (pick(root, "0010") / "annotation.json").write_text('{"GT_ID": ""}')
-    pick(root, "0011", truth=7, container=("7",))
-    for number in range(1, 12):
-        image(root / "Reference_Images" / "007" / f"{number}.jpg")
-    image(root / "Reference_Images" / "008" / "1.jpg")
-    (root / "Reference_Images" / "009").mkdir()
-    splits = {
-        "trainset": ["0001", "0002", "0006", "0007"],
-        "testset": ["0003", "0004", "0005", "0001", "0404"],
-        "trainset-objects": ["007"],
-        "testset-objects": ["009", "010", "008"],
-    }
-    (root / "train-test-split.pickle").write_bytes(pickle.dumps(splits, protocol=2))
+    write_odd_pick_set(root)
     return root
 
 
@@ -136,7 +87,7 @@ def test_moved_folder_keeps_its_index(root, tmp_path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda root: pick(root, "0099"),
+        lambda root: write_pick(root, "0099"),
         lambda root: (root / "Picks" / "0001").rename(root / "0001"),
         lambda root: (root / "Reference_Images" / "new").mkdir(),
         lambda root: (root / "train-test-split.json").write_text('{"testset": ["0001"]}'),
@@ -192,7 +143,7 @@ def test_unknown_or_unusable_split_is_refused(root) -> None:
 
 
 def test_folder_without_usable_picks_leaves_no_index(tmp_path) -> None:
-    pick(tmp_path, "0001", views=())
+    write_pick(tmp_path, "0001", views=())
     (tmp_path / "Reference_Images").mkdir()
     with pytest.raises(DatasetError, match=r"no usable pick \(1 pick without images\)"):
         build_index(tmp_path)

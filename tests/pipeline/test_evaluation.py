@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from mca_perception.datasets.armbench import read_identification
 from mca_perception.datasets.coco import CocoSplit
 from mca_perception.errors import DatasetError
 from mca_perception.pipeline import PerceptionPipeline
-from mca_perception.pipeline.evaluation import evaluate_identification, evaluate_segmentation
+from mca_perception.pipeline.evaluation import evaluate_segmentation
 from tests.support.bundles import write_colour_bundle
-from tests.support.datasets import write_pick_set, write_tote_set
+from tests.support.datasets import write_tote_set
 from tests.support.detections import by_hand
 
 
@@ -98,69 +95,3 @@ def test_data_without_a_common_category_is_refused(pipeline, tmp_path) -> None:
     path.write_text(path.read_text().replace('"Object"', '"Thing"'))
     with pytest.raises(DatasetError, match="the model finds"):
         evaluate_segmentation(pipeline, CocoSplit.open(tmp_path))
-
-
-def test_picks_are_identified(pipeline, tmp_path) -> None:
-    write_pick_set(tmp_path)
-    metrics = evaluate_identification(pipeline, read_identification(tmp_path, split="testset")).metrics
-    assert metrics["recall@1"] == metrics["recall@3"] == 1
-    assert metrics["queries"] == 8
-    assert metrics["chance_recall@1"] == pytest.approx(1 / 3)
-    assert metrics["mean_candidates"] == 3
-    assert metrics["skipped"] == {}
-    assert metrics["recall@1_interval95"] == [1, 1]
-    json.dumps(metrics)
-
-
-@pytest.mark.parametrize("views", [1, 3])
-def test_wrong_picks_lower_recall(pipeline, tmp_path, views) -> None:
-    write_pick_set(tmp_path, wrong=2)
-    index = read_identification(tmp_path)
-    metrics = evaluate_identification(pipeline, index, views=views, all_references=True).metrics
-    assert metrics["recall@1"] == 0.75
-    assert metrics["recall@3"] == 1
-    assert metrics["all_references"]["recall@1"] == 0.75
-    assert metrics["all_references"]["mean_candidates"] == 6
-    assert metrics["reference_images"] == 12
-
-
-def test_skips_have_reasons_and_broken_references_are_counted(pipeline, tmp_path) -> None:
-    write_pick_set(tmp_path)
-    (tmp_path / "Picks" / "0000" / "PickRGB.jpg").unlink()
-    (tmp_path / "Picks" / "0001" / "PickRGB.jpg").write_bytes(b"damaged")
-    (tmp_path / "Picks" / "0002" / "annotation.json").unlink()
-    (tmp_path / "Reference_Images" / "red" / "1.png").write_bytes(b"damaged")
-    index = read_identification(tmp_path, split="testset")
-    metrics = evaluate_identification(pipeline, index, all_references=True).metrics
-    assert metrics["queries"] == 5
-    assert metrics["skipped"] == {
-        "annotation.json missing or not readable": 1,
-        "pick without PickRGB": 1,
-        "pick whose image is not readable": 1,
-    }
-    assert metrics["incomplete"]["image not readable"] == 1
-    assert metrics["reference_images"] == 11
-    assert metrics["recall@1"] == 1
-
-
-def test_manifest_without_references_counts_as_wrong(pipeline, tmp_path) -> None:
-    write_pick_set(tmp_path)
-    for path in (tmp_path / "Reference_Images").rglob("*.png"):
-        if path.parent.name != "red":
-            path.unlink()
-    metrics = evaluate_identification(pipeline, read_identification(tmp_path)).metrics
-    truths = [json.loads(p.read_text())["GT_ID"] for p in (tmp_path / "Picks").rglob("annotation.json")]
-    assert metrics["recall@1"] == pytest.approx(np.mean([t == "red" for t in truths]))
-    assert sum(metrics["not_ranked"].values()) == sum(t != "red" for t in truths)
-
-
-def test_no_usable_query_is_refused(pipeline, tmp_path: Path) -> None:
-    write_pick_set(tmp_path)
-    for path in (tmp_path / "Picks").rglob("PickRGB.jpg"):
-        path.unlink()
-    index = read_identification(tmp_path)
-    with pytest.raises(DatasetError, match=r"no pick has a readable PickRGB\.jpg"):
-        evaluate_identification(pipeline, index)
-    assert evaluate_identification(pipeline, index, views=2).metrics["queries"] == 8
-    with pytest.raises(DatasetError, match="views is 5"):
-        evaluate_identification(pipeline, index, views=5)

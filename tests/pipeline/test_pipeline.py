@@ -14,7 +14,13 @@ from mca_perception.errors import BundleError, GalleryError, InvalidImageError
 from mca_perception.identification.crops import crop_object
 from mca_perception.identification.gallery import Gallery
 from mca_perception.pipeline import Objects, PerceptionPipeline
-from tests.support.bundles import PALETTE, draw_tote, reference_photo, write_colour_bundle
+from tests.support.bundles import (
+    PALETTE,
+    draw_tote,
+    reference_photo,
+    write_colour_bundle,
+    write_two_headed_bundle,
+)
 
 RECTANGLES = {
     "red": (0.05, 0.05, 0.40, 0.45),
@@ -284,6 +290,44 @@ def test_incomplete_sessions_are_refused(bundle, graph) -> None:
     del sessions[graph]
     with pytest.raises(BundleError, match=f"no graph '{graph}'"):
         PerceptionPipeline.from_bundle(bundle.path, session=sessions)
+
+
+@pytest.mark.parametrize(
+    ("options", "scores"),
+    [
+        ({"head": "cascade"}, [0.75]),
+        ({"head": "cascade", "score_threshold": 0.5}, [0.75, 0.5]),
+        ({"head": "cascade", "score_threshold": 0.9}, []),
+        ({"head": "edge"}, [0.95, 0.9, 0.85, 0.8]),
+        ({}, [0.95, 0.9, 0.85, 0.8]),
+    ],
+)
+def test_head_is_chosen_with_its_own_threshold(tmp_path, options, scores) -> None:
+    two_headed = write_two_headed_bundle(tmp_path / "both")
+    pipeline = PerceptionPipeline.from_bundle(two_headed.path, **options)
+    objects = pipeline.perceive(draw_tote((512, 640), RECTANGLES)[0])
+    assert objects.scores.tolist() == pytest.approx(scores)
+    assert pipeline.segmentation_settings.head == options.get("head", "edge")
+    if "cascade" in options.values():
+        boxes = [[0, 0, 320, 256], [320, 256, 640, 512]][: len(scores)]
+        np.testing.assert_allclose(objects.boxes, np.reshape(boxes, (-1, 4)), atol=1)
+
+
+def test_graphs_of_other_heads_are_not_needed(tmp_path) -> None:
+    two_headed = write_two_headed_bundle(tmp_path / "both")
+    sessions = open_sessions(two_headed, graphs={"backbone", "identification", "cascade"})
+    assert set(sessions) == {"backbone", "identification", "cascade"}
+    PerceptionPipeline.from_bundle(two_headed.path, session=sessions, head="cascade")
+    with pytest.raises(BundleError, match="no graph 'segmentation'"):
+        PerceptionPipeline.from_bundle(two_headed.path, session=sessions)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"), [("cascade", "the edge head, not the cascade"), ("x", "not the x")]
+)
+def test_head_that_the_bundle_lacks_is_refused(bundle, head, message) -> None:
+    with pytest.raises(BundleError, match=message):
+        PerceptionPipeline.from_bundle(bundle.path, head=head)
 
 
 @pytest.mark.parametrize("options", [{"score_threshold": 1.5}, {"score_threshold": -0.1}, {"top_k": 0}])

@@ -82,6 +82,43 @@ identification (float[N, L, 3] features) => (float[N, 4] embeddings) {
 }
 """
 
+# Two objects at fixed places, as a cascade's graph gives them: those above the threshold.
+_CASCADE = """
+<ir_version: 9, opset_import: ["" : 17]>
+cascade (float[1, L, 3] features, float[1] score_threshold)
+    => (float[M] scores, int64[M] labels, float[M, 4] boxes, float[M, 28, 28] masks) {
+  every_score = Constant <value = float[2] {0.75, 0.5}> ()
+  every_box = Constant <value = float[2, 4] {0.0, 0.0, 160.0, 128.0, 160.0, 128.0, 320.0, 256.0}> ()
+  every_label = Constant <value = int64[2] {0, 0}> ()
+  last = Constant <value = int64[1] {-1}> ()
+  one = Constant <value = float {1.0}> ()
+  side = Constant <value = int64[2] {28, 28}> ()
+  confident = Greater (every_score, score_threshold)
+  places = NonZero (confident)
+  flat = Reshape (places, last)
+  scores = Gather (every_score, flat)
+  labels = Gather (every_label, flat)
+  boxes = Gather (every_box, flat)
+  count = Shape (scores)
+  shape = Concat <axis = 0> (count, side)
+  masks = Expand (one, shape)
+}
+"""
+
+# The mean of the views that are present.
+_FUSION = """
+<ir_version: 9, opset_import: ["" : 17]>
+fusion (float[N, 3, 4] embeddings, bool[N, 3] present) => (float[N, 4] fused) {
+  axis = Constant <value = int64[1] {1}> ()
+  last = Constant <value = int64[1] {2}> ()
+  weights = Cast <to = 1> (present)
+  column = Unsqueeze (weights, last)
+  there = Mul (embeddings, column)
+  total = ReduceSum <keepdims = 0> (there, axis)
+  fused = LpNormalization <axis = 1, p = 2> (total)
+}
+"""
+
 
 def _graph(text: str) -> bytes:
     model = onnx.parser.parse_model(text.replace("COLOURS", _COLOURS))
@@ -156,6 +193,40 @@ def write_colour_bundle(directory: Path, **sections: dict[str, Any]) -> ModelBun
     for section, changes in sections.items():
         fields[section] = {**fields[section], **changes}
     return write_bundle(directory, fields, bundle_files())
+
+
+def write_two_headed_bundle(directory: Path) -> ModelBundle:
+    """Write the colour bundle with a cascade head beside its own; it finds two boxes whatever the image."""
+    fields = manifest_fields()
+    fields["graphs"]["cascade"] = {
+        "file": "cascade.onnx",
+        "inputs": _tensors(
+            {"features": ("float32", [1, "L", 3]), "score_threshold": ("float32", [1])},
+        ),
+        "outputs": _tensors(
+            {
+                "scores": ("float32", ["M"]),
+                "labels": ("int64", ["M"]),
+                "boxes": ("float32", ["M", 4]),
+                "masks": ("float32", ["M", 28, 28]),
+            }
+        ),
+    }
+    fields["further_heads"] = [{**fields["segmentation"], "head": "cascade", "score_threshold": 0.6}]
+    return write_bundle(directory, fields, {**bundle_files(), "cascade.onnx": _graph(_CASCADE)})
+
+
+def write_fusing_bundle(directory: Path) -> ModelBundle:
+    """Write the colour bundle with a graph that joins three views to their mean."""
+    fields, files = manifest_fields(), {**bundle_files(), "fusion.onnx": _graph(_FUSION)}
+    fields["identification"]["views"] = 3
+    inputs = {"embeddings": ("float32", ["N", 3, 4]), "present": ("bool", ["N", 3])}
+    fields["graphs"]["fusion"] = {
+        "file": "fusion.onnx",
+        "inputs": _tensors(inputs),
+        "outputs": _tensors({"fused": ("float32", ["N", 4])}),
+    }
+    return write_bundle(directory, fields, files)
 
 
 def draw_tote(

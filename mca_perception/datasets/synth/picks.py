@@ -90,23 +90,23 @@ def post_pick_view(
     tray = kind == "FarTrayRGB"
     share = rng.uniform(0.4, 0.62) if tray else rng.uniform(0.55, 0.85)
     rgba = catalogue.render(product, rng, int(min(height, width) * share))
-    image = _background(kind, rng, height, width)
+    image = view_background(kind, rng, height, width)
     canvas = Canvas(image)
     tall, wide = rgba.shape[:2]
     centre = np.array([width, height]) * (0.5 + rng.normal(0, 0.04, 2)) + (0, 0.05 * height)
     sprite = Sprite(rgba, int(centre[0] - wide / 2), int(centre[1] - tall / 2))
-    contact = np.add(_contact(rgba, rng, on_top=tray), (sprite.x, sprite.y))
+    contact = np.add(contact_point(rgba, rng, on_top=tray), (sprite.x, sprite.y))
     if not tray:
-        _arm(canvas.image, contact, rng, length=height)
+        draw_arm(canvas.image, contact, rng, length=height)
     shadow = rng.normal(0, 14, 2) if tray else rng.normal(0, 8, 2)
     canvas.add(sprite, (float(shadow[0]), float(shadow[1])), float(rng.uniform(8, 22)), 0.9 if tray else 0.5)
-    covered = _arm_above(canvas, contact, rng) if tray else _cup(canvas, contact, rng)
+    covered = draw_arm_above(canvas, contact, rng) if tray else draw_cup(canvas, contact, rng)
     look = draw_look(rng)
     mask = (canvas.ids == 1) & ~covered
     return View(apply_look(canvas.image, look, rng), mask, look.jpeg_quality)
 
 
-def _contact(rgba: Image, rng: np.random.Generator, *, on_top: bool) -> NDArray[np.float64]:
+def contact_point(rgba: Image, rng: np.random.Generator, *, on_top: bool) -> NDArray[np.float64]:
     """Where the suction cup touches: near the middle from above, at the upper edge from the side."""
     rows, columns = np.nonzero(rgba[:, :, 3] > 127)
     if on_top:
@@ -117,7 +117,7 @@ def _contact(rgba: Image, rng: np.random.Generator, *, on_top: bool) -> NDArray[
     return np.array([float(columns[column]), float(near.min())])
 
 
-def _background(kind: str, rng: np.random.Generator, height: int, width: int) -> Image:
+def view_background(kind: str, rng: np.random.Generator, height: int, width: int) -> Image:
     """What is behind the object: a tote wall, the dark cell seen from below, or a tray."""
     if kind == "ToteWallRGB":
         tote = draw_bin(rng)
@@ -168,7 +168,7 @@ def _metal(rng: np.random.Generator) -> tx.Color:
     return tx.hsv(rng.uniform(0.5, 0.65), rng.uniform(0, 0.12), rng.uniform(0.2, 0.75))
 
 
-def _arm(image: Image, contact: NDArray[np.float64], rng: np.random.Generator, *, length: int) -> None:
+def draw_arm(image: Image, contact: NDArray[np.float64], rng: np.random.Generator, *, length: int) -> None:
     """Gripper tube that comes from above, drawn behind the object, lit like a cylinder."""
     lean, half = rng.normal(0, 0.12), rng.uniform(9, 22)
     color = _metal(rng)
@@ -182,7 +182,7 @@ def _arm(image: Image, contact: NDArray[np.float64], rng: np.random.Generator, *
         cv2.fillConvexPoly(image, np.round(quad * 16).astype(np.int32), tone, cv2.LINE_AA, 4)
 
 
-def _cup(canvas: Canvas, contact: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.bool_]:
+def draw_cup(canvas: Canvas, contact: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.bool_]:
     """Bellows of the suction cup over the upper edge of the object; returns the covered pixels."""
     radius = rng.uniform(12, 26)
     color = tx.hsv(float(rng.choice([0.07, 0.55, 0.0])), rng.uniform(0, 0.7), rng.uniform(0.12, 0.6))
@@ -198,7 +198,9 @@ def _cup(canvas: Canvas, contact: NDArray[np.float64], rng: np.random.Generator)
     return covered > 0
 
 
-def _arm_above(canvas: Canvas, contact: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.bool_]:
+def draw_arm_above(
+    canvas: Canvas, contact: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.bool_]:
     """Gripper seen from above: a tube from the image border to a round cup; returns the covered pixels."""
     covered = np.zeros(canvas.ids.shape, np.uint8)
     if rng.random() < 0.35:

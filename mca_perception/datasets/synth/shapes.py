@@ -125,7 +125,7 @@ def render_box(model: BoxModel, pose: Pose, camera: Camera, light: Light, rng: n
     alpha = np.zeros((height, width), np.uint8)
     for name, quad, outward in quads:
         quad = quad - (x, y)
-        _paint_face(
+        paint_face(
             color, alpha, model.faces[name], quad, light.shade(outward), model.gloss * light.hardness, rng
         )
     return Sprite(with_alpha(color, alpha), x, y)
@@ -138,7 +138,7 @@ def with_alpha(color: Image, alpha: Image) -> Image:
     return rgba
 
 
-def _paint_face(
+def paint_face(
     color: Image,
     alpha: Image,
     surface: Surface,
@@ -147,6 +147,7 @@ def _paint_face(
     gloss: float,
     rng: np.random.Generator,
 ) -> None:
+    """Draw one flat face into ``color`` ``[H, W, 3]`` and ``alpha`` ``[H, W]``; ``quad`` ``[4, 2]`` is in their px."""
     left, top, width, height = bounds(quad, 1)
     left, top = max(left, 0), max(top, 0)
     width, height = min(width, color.shape[1] - left), min(height, color.shape[0] - top)

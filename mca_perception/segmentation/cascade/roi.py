@@ -22,7 +22,7 @@ __all__ = ["RegionHeads"]
 # The level for large proposals only is not pooled from.
 _POOLED_LEVELS = 4
 # Detections with a shorter side, in pixels, are dropped.
-_MIN_SIDE = 1e-2
+MIN_BOX_SIDE = 1e-2
 
 Size = tuple[int, int]
 
@@ -78,7 +78,7 @@ class RegionHeads(nn.Module):
             if number + 1 < len(self.stages):
                 refined = self._refine(number, codes.detach(), boxes, image_size)
                 batch = [
-                    self._match(number + 1, part[has_size(part, _MIN_SIDE)], truth)
+                    self._match(number + 1, part[has_size(part, MIN_BOX_SIDE)], truth)
                     for part, truth in zip(refined, targets, strict=True)
                 ]
         return {**losses, "mask": self._mask_loss(maps, sampled, targets)}
@@ -186,7 +186,7 @@ class RegionHeads(nn.Module):
     def _select(self, scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and labels that survive the threshold and NMS, from ``[K, C]`` and ``[K, B, 4]``."""
         rules = self.config.selection
-        confident = (scores > rules.score_threshold) & has_size(boxes, _MIN_SIDE)
+        confident = (scores > rules.score_threshold) & has_size(boxes, MIN_BOX_SIDE)
         row, labels = confident.nonzero(as_tuple=True)
         kept_scores = scores[row, labels]
         kept_boxes = boxes[row, labels if boxes.shape[1] > 1 else torch.zeros_like(labels)]

@@ -18,9 +18,9 @@ from mca_perception.segmentation.cascade.targets import DetectionTargets
 
 __all__ = ["ProposalHead", "ProposalNetwork", "ProposalOutput"]
 
-_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+PROPOSAL_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 # Proposals with a shorter side, in pixels, are dropped.
-_MIN_SIDE = 1e-3
+MIN_PROPOSAL_SIDE = 1e-3
 
 
 class ProposalOutput(NamedTuple):
@@ -102,13 +102,13 @@ class ProposalNetwork(nn.Module):
             best, index = objectness.topk(count, dim=1)
             chosen = codes.gather(1, index[..., None].expand(-1, -1, 4))
             scores.append(best.sigmoid())
-            boxes.append(clip_boxes(decode_boxes(chosen, level_anchors[index], _WEIGHTS), image_size))
+            boxes.append(clip_boxes(decode_boxes(chosen, level_anchors[index], PROPOSAL_WEIGHTS), image_size))
             levels.append(torch.full_like(index, level))
         joined = (torch.cat(parts, dim=1) for parts in (scores, boxes, levels))
         return [self._select(score, box, level, phase) for score, box, level in zip(*joined, strict=True)]
 
     def _select(self, scores: Tensor, boxes: Tensor, levels: Tensor, phase: int) -> Tensor:
-        usable = has_size(boxes, _MIN_SIDE)
+        usable = has_size(boxes, MIN_PROPOSAL_SIDE)
         scores, boxes, levels = scores[usable], boxes[usable], levels[usable]
         kept = batched_nms(boxes, scores, levels, self.settings.nms_iou)
         return boxes[kept[: self.settings.proposals[phase]]]
@@ -132,7 +132,7 @@ class ProposalNetwork(nn.Module):
             logits.append(objectness[index, drawn])
             labels.append((matches[drawn] >= 0).float())
             predicted.append(codes[index, positive])
-            wanted.append(encode_boxes(truth.boxes[matches[positive]], boxes[positive], _WEIGHTS))
+            wanted.append(encode_boxes(truth.boxes[matches[positive]], boxes[positive], PROPOSAL_WEIGHTS))
         all_logits = torch.cat(logits)
         box = F.smooth_l1_loss(
             torch.cat(predicted), torch.cat(wanted), beta=self.smooth_l1_beta, reduction="sum"

@@ -107,7 +107,7 @@ def test_validation_is_that_of_pycocotools_on_the_pasted_masks(rectangles: Path)
 
 @pytest.mark.slow
 @pytest.mark.training
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(7200)
 def test_overfits_eight_totes(tmp_path: Path) -> None:
     """Mask AP50 above 0.95 on eight synthesised totes after 450 steps of four images."""
     write_eight_totes(tmp_path)

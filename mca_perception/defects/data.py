@@ -1,0 +1,118 @@
+"""Picks with their views for training the defect head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mca_perception.datasets.armbench_defects import DefectPick, DefectView
+from mca_perception.datasets.images import read_rgb
+from mca_perception.defects.crops import CropSettings, crop_pick
+from mca_perception.errors import DatasetError, InvalidImageError
+
+_MAX_REDRAWS = 8
+
+
+class PickSample(NamedTuple):
+    """``views`` ``[V, 3, S, S]`` uint8 with ``present`` ``[V]`` bool, image ``labels`` ``[V]`` and the pick's label."""
+
+    views: Tensor
+    present: Tensor
+    labels: Tensor
+    label: int
+
+
+def pick_label(labels: Sequence[int]) -> int:
+    """Label of several images of one pick: the defect that most of them show, multi-pick on a tie; else nominal."""
+    counts = np.bincount(np.asarray(labels), minlength=3)
+    return 1 + int(counts[1:].argmax()) if counts[1:].any() else 0
+
+
+def read_crop(view: DefectView, settings: CropSettings) -> NDArray[np.uint8]:
+    """One view as the network sees it when nothing is random; uint8 ``[S, S, 3]``.
+
+    Raises:
+        InvalidImageError: the image cannot be read.
+    """
+    image = read_rgb(view.image)
+    return crop_pick(image, view.mask(*image.shape[:2]), settings)
+
+
+class DefectDataset(Dataset[PickSample]):
+    """One pick per item, with one to ``views`` of its images in random order, changed at random.
+
+    Args:
+        picks: what to draw from.
+        settings: how crops are made.
+        views: images per pick at most.
+    """
+
+    def __init__(self, picks: Sequence[DefectPick], settings: CropSettings, *, views: int) -> None:
+        self.picks = picks
+        self.settings = settings
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    def __getitem__(self, position: int) -> PickSample:
+        rng = np.random.default_rng((position, torch.initial_seed() % 2**63))
+        for _ in range(_MAX_REDRAWS):
+            crops, labels = self._draw(self.picks[position], rng)
+            if crops:
+                return self._sample(crops, labels)
+            position = int(rng.integers(len(self.picks)))
+        raise DatasetError(
+            f"{_MAX_REDRAWS} picks in a row have no readable image, last {self.picks[position].id}; check the data"
+        )
+
+    def _draw(self, pick: DefectPick, rng: np.random.Generator) -> tuple[list[NDArray[np.uint8]], list[int]]:
+        count = min(int(rng.integers(1, self.views + 1)), len(pick.views))
+        crops, labels = [], []
+        for number in rng.permutation(len(pick.views))[:count]:
+            view = pick.views[int(number)]
+            try:
+                crops.append(self._random_crop(view, rng))
+            except InvalidImageError:
+                continue
+            labels.append(view.label)
+        return crops, labels
+
+    def _random_crop(self, view: DefectView, rng: np.random.Generator) -> NDArray[np.uint8]:
+        image = read_rgb(view.image)
+        mask = view.mask(*image.shape[:2])
+        if mask is not None:
+            size = int(rng.integers(1, 5)) * 2 - 1
+            kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+            operation = cv2.MORPH_DILATE if rng.random() < 0.7 else cv2.MORPH_ERODE
+            changed = cv2.morphologyEx(mask.astype(np.uint8), operation, kernel) > 0
+            mask = changed if changed.any() else mask
+        return _change(crop_pick(image, mask, self.settings), rng, self.settings.background)
+
+    def _sample(self, crops: list[NDArray[np.uint8]], labels: list[int]) -> PickSample:
+        size = self.settings.crop_size
+        views = torch.zeros(self.views, 3, size, size, dtype=torch.uint8)
+        views[: len(crops)] = torch.from_numpy(np.stack(crops).transpose(0, 3, 1, 2).copy())
+        present = torch.arange(self.views) < len(crops)
+        padded = torch.zeros(self.views, dtype=torch.int64)
+        padded[: len(labels)] = torch.tensor(labels)
+        return PickSample(views, present, padded, pick_label(labels))
+
+
+def _change(crop: NDArray[np.uint8], rng: np.random.Generator, background: int) -> NDArray[np.uint8]:
+    """Random turn, zoom, mirroring, exposure and colour temperature."""
+    size = crop.shape[0]
+    angle, zoom = float(rng.uniform(0, 360)), float(rng.uniform(0.8, 1.1))
+    turn = cv2.getRotationMatrix2D(((size - 1) / 2,) * 2, angle, zoom)
+    turned = cv2.warpAffine(crop, turn, (size, size), flags=cv2.INTER_LINEAR, borderValue=(background,) * 3)
+    if rng.random() < 0.5:
+        turned = turned[:, ::-1]
+    gains = rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, 3)
+    return np.clip(turned * gains, 0, 255).astype(np.uint8)

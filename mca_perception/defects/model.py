@@ -1,0 +1,149 @@
+"""Defect head: backbone tokens of a crop to class logits, and the crops of one pick to one answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mca_perception.datasets.armbench_defects import LABELS
+
+_ABSENT = -1e4
+_HEADS = 4
+
+
+@dataclass(frozen=True)
+class DefectConfig:
+    """Sizes of the head and how its crops are made.
+
+    Attributes:
+        hidden_dim: width of an image's evidence vector, which is also what picks are pooled from.
+        queries: learned queries over the tokens of an image.
+        blocks: small attention blocks in which the tokens compare themselves with each other; 0 leaves them out.
+        token_dim: width of these blocks, a multiple of 4.
+        dropout: on the evidence while training.
+        crop_size: side of the square crop in pixels, a multiple of the patch size.
+        margin: fraction of context around the object's box.
+        background: grey value of everything that is not the object.
+        masked: whether the surroundings are set to that grey.
+    """
+
+    hidden_dim: int = 256
+    queries: int = 4
+    blocks: int = 0
+    token_dim: int = 96
+    dropout: float = 0.1
+    crop_size: int = 112
+    margin: float = 0.1
+    background: int = 127
+    masked: bool = True
+
+
+class AttentionPool(nn.Module):
+    """Learned queries attend over a set (Ilse et al. 2018 with several queries); its size may vary."""
+
+    def __init__(self, dim: int, queries: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(dim, queries)
+
+    def forward(self, members: Tensor, present: Tensor | None = None) -> Tensor:
+        """Pool ``[N, M, D]`` (only where ``present`` ``[N, M]`` bool) to ``[N, queries * D]``."""
+        scores = self.scores(members)
+        if present is not None:
+            scores = scores.masked_fill(~present[..., None], _ABSENT)
+        return (scores.softmax(dim=1).transpose(1, 2) @ members).flatten(1)
+
+
+class TokenBlock(nn.Module):
+    """A pre-norm transformer block of four heads."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * dim)
+        self.project = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``[N, T, D]`` to the same shape."""
+        query, key, value = (
+            part.reshape(part.shape[0], part.shape[1], _HEADS, -1).transpose(1, 2)
+            for part in self.to_qkv(self.norm(tokens)).chunk(3, dim=-1)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        tokens = tokens + self.project(attended)
+        return tokens + self.mlp(tokens)
+
+
+class DefectHead(nn.Module):
+    """Evidence of single images, pooled by attention over their tokens; and of picks, over their images.
+
+    The published head is one linear layer on the crop's mean (specification of ARMBench, section 4.1). A tear or a
+    flap covers few patches, so attention and the maximum over patches stand beside the mean here; narrow transformer
+    blocks, in which patches are compared with each other, may be added.
+    """
+
+    def __init__(self, embed_dim: int, config: DefectConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-5)
+        self.pool = AttentionPool(embed_dim, config.queries)
+        self.compare_dim = config.token_dim if config.blocks else 0
+        if config.blocks:
+            blocks = [TokenBlock(config.token_dim) for _ in range(config.blocks)]
+            self.compare = nn.Sequential(nn.Linear(embed_dim, config.token_dim), *blocks)
+        self.project = nn.Sequential(
+            nn.Linear((config.queries + 2) * embed_dim + 2 * self.compare_dim, config.hidden_dim),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+        )
+        self.classify = nn.Linear(config.hidden_dim, len(LABELS))
+        self.views = ViewHead(config)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge single images.
+
+        Args:
+            features: ``[N, 1 + T, D]`` backbone output, CLS first.
+
+        Returns:
+            Logits ``[N, 3]`` and evidence ``[N, H]``, float32.
+        """
+        tokens = self.norm(features[:, 1:])
+        pooled = [tokens.mean(dim=1), tokens.amax(dim=1), self.pool(tokens)]
+        if self.config.blocks:
+            compared = self.compare(tokens)
+            pooled += [compared.mean(dim=1), compared.amax(dim=1)]
+        evidence = self.project(torch.cat(pooled, dim=-1)).float()
+        return self.classify(evidence).float(), evidence
+
+
+class ViewHead(nn.Module):
+    """One answer for a pick from the evidence of one or more images, in any order."""
+
+    def __init__(self, config: DefectConfig) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.norm = nn.LayerNorm(dim)
+        self.pool = AttentionPool(dim, 2)
+        self.classify = nn.Sequential(
+            nn.Linear(3 * dim, dim), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(dim, len(LABELS))
+        )
+
+    def forward(self, evidence: Tensor, present: Tensor) -> Tensor:
+        """Judge picks.
+
+        Args:
+            evidence: ``[P, V, H]`` of their images; what stands at absent ones does not matter.
+            present: ``[P, V]`` bool, at least one per pick.
+
+        Returns:
+            Logits ``[P, 3]`` float32.
+        """
+        views = self.norm(evidence).masked_fill(~present[..., None], 0.0)
+        largest = views.masked_fill(~present[..., None], _ABSENT).amax(dim=1)
+        return self.classify(torch.cat([self.pool(views, present), largest], dim=-1)).float()
