@@ -15,7 +15,18 @@ import mca_perception
 ROOT = Path(__file__).resolve().parents[1]
 TORCH_FOLDERS = ("backbone", "contrastive", "pretraining", "training")
 TORCH_PACKAGES = ("mca_perception.segmentation.cascade", "mca_perception.crisis.networks")
-TORCH_FILES = ("model", "losses", "data", "task", "validation", "export", "heads", "loading")
+TORCH_FILES = (
+    "model",
+    "losses",
+    "data",
+    "task",
+    "validation",
+    "export",
+    "heads",
+    "loading",
+    "fusion",
+    "refinement",
+)
 HEAVY = ("torch", "rclpy", "onnxscript")
 
 

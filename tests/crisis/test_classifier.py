@@ -142,7 +142,7 @@ def test_evaluation_and_comparison(classifier: CrisisClassifier, tmp_path: Path)
     [
         ("image_id,prediction\n1,maybe\n", "'maybe' is not one of"),
         ("image_id,prediction\n1,a\n1,a\n", "comes twice"),
-        ("text\nhello\n", "'None' is not one of"),
+        ("text\nhello\n", "'' is not one of"),
     ],
 )
 def test_damaged_predictions(tmp_path: Path, lines: str, message: str) -> None:

@@ -68,7 +68,7 @@ def ellipse_candidates(letterbox: Letterbox) -> tuple[BoxCandidates, list[NDArra
 @pytest.mark.parametrize("image_size", [(120, 170), (240, 170), (120, 400)])
 def test_detections_become_objects_of_the_original_image(image_size: tuple[int, int]) -> None:
     candidates, truth = ellipse_candidates(Letterbox.fit(image_size, (128, 160)))
-    objects = to_objects(candidates, ("Object", "Tote"))
+    objects = to_objects(candidates, ("Object", "Parcel"))
     assert objects.image_size == image_size
     assert objects.labels.tolist() == [0, 1]
     assert objects.scores.tolist() == pytest.approx([0.9, 0.8])

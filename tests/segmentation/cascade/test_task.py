@@ -102,7 +102,7 @@ def test_validation_is_that_of_pycocotools_on_the_pasted_masks(rectangles: Path)
     task.head.heads.regions.config = replace(
         task.head.config, selection=replace(task.head.config.selection, score_threshold=1.0)
     )
-    assert task.validate(backbone, CPU) == {"mask_map": 0.0, "mask_map50": 0.0, "mask_map75": 0.0}
+    assert set(task.validate(backbone, CPU).values()) == {0.0}
 
 
 @pytest.mark.slow
