@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from support.peers import buildable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -26,7 +27,7 @@ from mca_perception.backbone import Backbone, create_backbone, normalise
 from mca_perception.backbone.protocol import Normalisation
 from mca_perception.cli import reports
 from mca_perception.datasets.grocery import is_grocery, read_grocery
-from mca_perception.deploy.bundle import IdentificationSpec
+from mca_perception.deploy.manifest import IdentificationSpec
 from mca_perception.errors import McaError
 from mca_perception.identification.task import IdentificationTask
 from mca_perception.pipeline.embedding import MAX_CROPS_AT_ONCE, Embedder
@@ -218,18 +219,6 @@ def markdown(summary: dict[str, dict[str, Any]]) -> str:
     return reports.table(header, rows)
 
 
-def usable(names: list[str]) -> list[str]:
-    """The models that can be built here; ResNet-18 needs a torchvision that fits the installed torch."""
-    try:
-        import torchvision.models  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
-        left_out = [name for name in names if MODELS[name][1] == "resnet18"]
-        if left_out:
-            print(f"{', '.join(left_out)} left out: {error}")
-        return [name for name in names if name not in left_out]
-    return names
-
-
 def parse() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -286,7 +275,9 @@ def main() -> None:
             raise McaError(f"{path} is of a run with other settings; leave out --resume")
         runs = document["runs"]
     for seed in (int(number) for number in options.seeds.split(",")):
-        for name in usable(options.names):
+        for name in buildable(
+            options.names, "torchvision.models", lambda name: MODELS[name][1] == "resnet18"
+        ):
             if (key := f"{name}-{seed}") in runs:
                 print(f"{key} is finished")
                 continue

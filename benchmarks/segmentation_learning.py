@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from support.peers import buildable
 from support.segmentation_models import MAX_OBJECTS, Candidate, Detect, Images, MaskRcnn, Nano
 from torch import nn
 from torch.utils.data import DataLoader
@@ -294,18 +295,6 @@ def finished(path: Path, settings: dict[str, Any], work: Path) -> dict[str, dict
     }
 
 
-def usable(names: list[str]) -> list[str]:
-    """The models that can be built here; those of torchvision need a torchvision that fits the installed torch."""
-    try:
-        import torchvision.models.detection  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
-        left_out = [name for name in names if name.startswith("maskrcnn")]
-        if left_out:
-            print(f"{', '.join(left_out)} left out: {error}")
-        return [name for name in names if name not in left_out]
-    return names
-
-
 def parse() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -370,7 +359,7 @@ def main() -> None:
         "latency": {},
         **facts,
     }
-    names = usable(options.names)
+    names = buildable(options.names, "torchvision.models.detection", lambda name: name.startswith("maskrcnn"))
     for name in names:
         if name in models:
             print(f"{name} is finished")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mca_perception.backbone import create_backbone, normalise
-from mca_perception.deploy.bundle import graph_of_head
+from mca_perception.deploy.manifest import graph_of_head
 from mca_perception.deploy.session import OnnxSession
 from mca_perception.geometry import Letterbox, Size
 from mca_perception.segmentation.cascade.data import DetectionDataset, collate

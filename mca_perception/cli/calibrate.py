@@ -15,11 +15,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _group() -> None:
-    pass
-
-
 @app.command(
     epilog="Example: mca calibrate identification --data picks-calibration --model models/nano --false-accept 0.01"
 )

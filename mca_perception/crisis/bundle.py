@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mca_perception.crisis.features import NgramConfig
-from mca_perception.deploy.bundle import Bundle, CommonManifest
+from mca_perception.deploy.bundle import Bundle
+from mca_perception.deploy.manifest import CommonManifest
 from mca_perception.errors import BundleError
 
 __all__ = ["LABELS_FILE", "CrisisBundle", "CrisisManifest", "LabelSettings", "TextModelSpec"]

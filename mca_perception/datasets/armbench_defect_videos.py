@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.datasets.armbench import read_json
-from mca_perception.datasets.defect_ids import read_id_list, session_of
+from mca_perception.datasets.defect_ids import read_entries, read_lists, session_of
 from mca_perception.errors import DatasetError
 
 __all__ = [
@@ -90,20 +90,11 @@ def read_defect_clips(data: str | os.PathLike[str], *, limit: int | None = None)
     known = {Path(entry.name).stem for entry in os.scandir(root / "annotations")}
     skipped: Counter[str] = Counter()
     incomplete: Counter[str] = Counter()
-    test_ids = read_id_list(root / "test.csv", known, incomplete)
-    train_ids = read_id_list(root / "train.csv", known, incomplete)
-    common = set(train_ids) & set(test_ids)
-    skipped["clip in train.csv that is also in test.csv"] += len(common)
-    parts = []
-    for ids in ([name for name in train_ids if name not in common], test_ids):
-        clips: list[DefectClip] = []
-        for name in ids:
-            if limit is not None and len(clips) >= limit:
-                break
-            if (clip := _read_clip(root, name, skipped)) is not None:
-                clips.append(clip)
-        parts.append(tuple(clips))
-    index = ClipIndex(root, parts[0], parts[1], +skipped, +incomplete)
+    train, test = (
+        read_entries(ids, lambda name: _read_clip(root, name, skipped), limit)
+        for ids in read_lists(root, known, "clip", skipped, incomplete)
+    )
+    index = ClipIndex(root, train, test, +skipped, +incomplete)
     if not index.train and not index.test:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in index.skipped.items()) or "none listed"
         raise DatasetError(f"{root} has no usable clip ({reasons}); check the folder and its lists")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.datasets.armbench import read_json
-from mca_perception.datasets.defect_ids import in_held_out_session, read_id_list, session_of
+from mca_perception.datasets.defect_ids import in_held_out_session, read_entries, read_lists, session_of
 from mca_perception.datasets.shapes import rasterise_segmentation
 from mca_perception.errors import DatasetError
 
@@ -142,22 +142,14 @@ def read_defect_images(data: str | os.PathLike[str], *, limit: int | None = None
     known = {entry.name for entry in os.scandir(root / "data") if entry.is_dir()}
     skipped: Counter[str] = Counter()
     incomplete: Counter[str] = Counter()
-    train_ids = read_id_list(root / "train.csv", known, incomplete)
-    test_ids = read_id_list(root / "test.csv", known, incomplete)
-    common = set(train_ids) & set(test_ids)
-    skipped["pick in train.csv that is also in test.csv"] += len(common)
+    lists = read_lists(root, known, "pick", skipped, incomplete)
     if limit is None:
-        incomplete["folder in neither list"] += len(known - {*train_ids, *test_ids})
-    parts = []
-    for ids in ([name for name in train_ids if name not in common], test_ids):
-        picks: list[DefectPick] = []
-        for name in ids:
-            if limit is not None and len(picks) >= limit:
-                break
-            if (pick := _read_pick(root / "data" / name, skipped, incomplete)) is not None:
-                picks.append(pick)
-        parts.append(tuple(picks))
-    index = DefectIndex(root, parts[0], parts[1], +skipped, +incomplete)
+        incomplete["folder in neither list"] += len(known.difference(*lists))
+    train, test = (
+        read_entries(ids, lambda name: _read_pick(root / "data" / name, skipped, incomplete), limit)
+        for ids in lists
+    )
+    index = DefectIndex(root, train, test, +skipped, +incomplete)
     if not index.train and not index.test:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in index.skipped.items()) or "none listed"
         raise DatasetError(f"{root} has no usable pick ({reasons}); check the folder and its lists")

@@ -10,17 +10,20 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from mca_perception.errors import DatasetError
 
-__all__ = ["ID_DIGITS", "in_held_out_session", "read_id_list", "session_of"]
+__all__ = ["ID_DIGITS", "in_held_out_session", "read_entries", "read_lists", "session_of"]
 
 ID_DIGITS = 21
 SESSION_DIGITS = 13
 MAX_LIST_BYTES = 64_000_000
 _SCALE = 1 << 32
+_Entry = TypeVar("_Entry")
 
 
 def session_of(pick_id: str) -> str:
@@ -42,7 +45,36 @@ def in_held_out_session(session: str, fraction: float, salt: str) -> bool:
     return int.from_bytes(digest, "big") < fraction * _SCALE
 
 
-def read_id_list(path: Path, known: Collection[str], incomplete: Counter[str]) -> tuple[str, ...]:
+def read_lists(
+    root: Path, known: Collection[str], noun: str, skipped: Counter[str], incomplete: Counter[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read ``train.csv`` and ``test.csv`` of a folder; an id in both counts as a test id.
+
+    Args:
+        root: the folder.
+        known: ids that the data has.
+        noun: what an id names.
+        skipped: counts ids that are in both lists.
+        incomplete: counts repaired and repeated ids.
+
+    Raises:
+        DatasetError: a list is missing, not text, too large, or holds something that is no id.
+    """
+    train, test = (_read_list(root / name, known, incomplete) for name in ("train.csv", "test.csv"))
+    common = set(train) & set(test)
+    skipped[f"{noun} in train.csv that is also in test.csv"] += len(common)
+    return tuple(name for name in train if name not in common), test
+
+
+def read_entries(
+    ids: Iterable[str], read: Callable[[str], _Entry | None], limit: int | None
+) -> tuple[_Entry, ...]:
+    """What ``read`` makes of the ids, without ``None``; at most ``limit``."""
+    entries = (entry for name in ids if (entry := read(name)) is not None)
+    return tuple(islice(entries, limit))
+
+
+def _read_list(path: Path, known: Collection[str], incomplete: Counter[str]) -> tuple[str, ...]:
     """Read ``train.csv`` or ``test.csv``: one id per line, no header. Ids stay text, with their leading zeros.
 
     An id that lost its zeros, as it does when a table program saves the list, gets them back if that names a known one.

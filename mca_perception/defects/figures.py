@@ -13,7 +13,7 @@ from mca_perception.datasets.armbench_defects import LABELS
 from mca_perception.defects.metrics import argmax_figures, curves, recall_at_fpr
 from mca_perception.defects.operating_point import clopper_pearson, expected_calibration_error
 from mca_perception.defects.scores import SCORES, scores_of, softmax
-from mca_perception.deploy.bundle import DefectOperatingPoint
+from mca_perception.deploy.manifest import DefectOperatingPoint
 
 __all__ = ["RATES", "UnitResults", "unit_figures"]
 

@@ -7,14 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mca_perception.deploy.bundle import (
-    DefectsSpec,
-    IdentificationSpec,
-    Manifest,
-    ModelBundle,
-    SegmentationSpec,
-    write_bundle,
-)
+from mca_perception.deploy.bundle import ModelBundle, write_bundle
+from mca_perception.deploy.manifest import DefectsSpec, IdentificationSpec, Manifest, SegmentationSpec
 from mca_perception.errors import BundleError
 
 CARD_NAME = "README.md"

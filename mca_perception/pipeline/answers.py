@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mca_perception.deploy.bundle import IdentificationCalibration, IdentificationSpec
+from mca_perception.deploy.manifest import IdentificationCalibration, IdentificationSpec
 from mca_perception.identification.confidence import CANDIDATES, confidences
 from mca_perception.identification.gallery import Gallery
 from mca_perception.identification.gallery_search import Ranking

@@ -17,7 +17,8 @@ from mca_perception.datasets.armbench_defects import DefectIndex, DefectPick, De
 from mca_perception.datasets.images import read_rgb
 from mca_perception.defects.calibration import HeldOut, calibrate
 from mca_perception.defects.figures import UnitResults, unit_figures
-from mca_perception.deploy.bundle import DefectsSpec, ModelBundle, write_bundle
+from mca_perception.deploy.bundle import ModelBundle, write_bundle
+from mca_perception.deploy.manifest import DefectsSpec
 from mca_perception.errors import DatasetError, InvalidImageError
 from mca_perception.pipeline.inspection import DefectInspector
 from mca_perception.pipeline.references import Progress, no_progress

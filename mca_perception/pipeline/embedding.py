@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mca_perception.deploy.bundle import IdentificationSpec, ModelBundle
+from mca_perception.deploy.bundle import ModelBundle
+from mca_perception.deploy.manifest import IdentificationSpec
 from mca_perception.deploy.session import Session
 from mca_perception.errors import BundleError
 from mca_perception.geometry import Letterbox

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mca_perception.deploy.bundle import SegmentationSpec
+from mca_perception.deploy.manifest import SegmentationSpec
 from mca_perception.geometry import Letterbox
 from mca_perception.segmentation.cascade.postprocess import BoxCandidates
 from mca_perception.segmentation.postprocess import Candidates, MaskCandidates, select_instances

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from mca_perception.datasets.armbench import IdentificationIndex
-from mca_perception.deploy.bundle import IdentificationCalibration, ModelBundle, write_bundle
+from mca_perception.deploy.bundle import ModelBundle, write_bundle
 from mca_perception.deploy.card import CARD_NAME, model_card
+from mca_perception.deploy.manifest import IdentificationCalibration
 from mca_perception.errors import BundleError
 from mca_perception.identification.confidence import fit_temperature
 from mca_perception.identification.evaluation import rank_queries

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mca_perception.datasets.armbench import VIEWS, IdentificationIndex, Pick, rasterise_polygons
 from mca_perception.datasets.images import read_rgb
-from mca_perception.deploy.bundle import IdentificationCalibration
+from mca_perception.deploy.manifest import IdentificationCalibration
 from mca_perception.errors import DatasetError, InvalidImageError
 from mca_perception.identification.confidence import confidences, reliability
 from mca_perception.identification.evaluation import (

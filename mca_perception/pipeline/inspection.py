@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mca_perception.defects.crops import crop_pick
 from mca_perception.defects.scores import Answer, answer, scores_of
-from mca_perception.deploy.bundle import DefectOperatingPoint, DefectsSpec, ModelBundle
+from mca_perception.deploy.bundle import ModelBundle
+from mca_perception.deploy.manifest import DefectOperatingPoint, DefectsSpec
 from mca_perception.deploy.session import Session, open_sessions
 from mca_perception.errors import BundleError
 from mca_perception.pipeline.preprocessing import check_image, to_tensor

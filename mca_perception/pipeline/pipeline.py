@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mca_perception.deploy.bundle import ModelBundle, SegmentationSpec
+from mca_perception.deploy.bundle import ModelBundle
+from mca_perception.deploy.manifest import SegmentationSpec
 from mca_perception.deploy.session import Session, open_sessions
 from mca_perception.errors import BundleError, GalleryError
 from mca_perception.geometry import Letterbox

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mca_perception.backbone.adapters import plain_key
-from mca_perception.deploy.bundle import ModelBundle, graph_of_head, write_bundle
+from mca_perception.deploy.bundle import ModelBundle, write_bundle
+from mca_perception.deploy.manifest import graph_of_head
 from mca_perception.errors import BundleError, RecipeError
 from mca_perception.identification.crops import BACKGROUND
 from mca_perception.identification.losses import trained_temperature

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from mca_perception.backbone import Backbone
-from mca_perception.deploy.bundle import graph_of_head
 from mca_perception.deploy.export import Outputs, export_graph, largest_array_difference, largest_difference
+from mca_perception.deploy.manifest import graph_of_head
 from mca_perception.errors import RecipeError
 from mca_perception.identification.model import IdentificationModule
 from mca_perception.segmentation.cascade.detector import CascadeHead

@@ -11,7 +11,7 @@ from mca_perception.backbone import create_backbone
 from mca_perception.segmentation.data import collate
 from mca_perception.segmentation.recipe import SegmentationRecipe
 from mca_perception.segmentation.task import SegmentationTask
-from tests.support.overfitting import CPU, fit, write_eight_totes
+from tests.support.overfitting import overfit, write_eight_totes
 
 
 @pytest.mark.slow
@@ -26,9 +26,4 @@ def test_overfits_eight_totes(tmp_path: Path) -> None:
         data=tmp_path, input_size=(160, 208), batch_size=4, workers=0, validation_split="train"
     )
     task = SegmentationTask(recipe, backbone.embed_dim, 0)
-    samples = [task.validation[index] for index in range(len(task.validation))]
-    assert len(samples) == 8
-    fit(task, backbone, samples, collate, steps=300, batch=4, rate=1e-3)
-    backbone.eval()
-    task.head.eval()
-    assert task.validate(backbone, CPU)["mask_map50"] > 0.95
+    assert overfit(task, backbone, collate, steps=300) > 0.95

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.library import custom_op, get_ctx
 
 from mca_perception.errors import RecipeError
 from mca_perception.segmentation.cascade.boxes import clip_boxes, decode_boxes, has_size
@@ -120,7 +121,7 @@ class CascadeGraph(nn.Module):
         )
 
 
-@torch.library.custom_op("mca_perception::choose_boxes", mutates_args=())
+@custom_op("mca_perception::choose_boxes", mutates_args=())
 def _choose(
     boxes: Tensor, scores: Tensor, score_threshold: Tensor, iou_threshold: float, limit: int
 ) -> Tensor:
@@ -148,11 +149,11 @@ def _choose(
 
 @_choose.register_fake
 def _(boxes: Tensor, scores: Tensor, score_threshold: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    count = torch.library.get_ctx().new_dynamic_size(min=0, max=limit)
+    count = get_ctx().new_dynamic_size(min=0, max=limit)
     return boxes.new_empty((count, 2), dtype=torch.long)
 
 
-@torch.library.custom_op("mca_perception::pool_boxes", mutates_args=())
+@custom_op("mca_perception::pool_boxes", mutates_args=())
 def _pool(
     maps: Sequence[Tensor],
     boxes: Tensor,

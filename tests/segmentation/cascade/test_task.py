@@ -19,7 +19,7 @@ from mca_perception.segmentation.recipe import SegmentationRecipe
 from mca_perception.segmentation.task import SegmentationTask
 from mca_perception.segmentation.validation import mask_average_precision
 from tests.support.datasets import write_tote_set
-from tests.support.overfitting import CPU, fit, write_eight_totes
+from tests.support.overfitting import CPU, fit, overfit, write_eight_totes
 
 
 def recipe(data: Path, **changes: Any) -> SegmentationRecipe:
@@ -114,9 +114,4 @@ def test_overfits_eight_totes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     backbone = create_backbone("beit3_nano_patch16", img_size=160, depth=4)
     task = CascadeTask(recipe(tmp_path, input_size=(160, 208)), backbone.embed_dim, 0)
-    samples = [task.validation[index] for index in range(len(task.validation))]
-    assert len(samples) == 8
-    fit(task, backbone, samples, collate, steps=450, batch=4, rate=1e-3)
-    backbone.eval()
-    task.head.eval()
-    assert task.validate(backbone, CPU)["mask_map50"] > 0.95
+    assert overfit(task, backbone, collate, steps=450) > 0.95
