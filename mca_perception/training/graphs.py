@@ -24,6 +24,7 @@ from mca_perception.segmentation.cascade.graph import (
     largest_detection_difference,
     onnx_translations,
 )
+from mca_perception.segmentation.comparison import largest_candidate_difference
 from mca_perception.training.model import PerceptionModel
 from mca_perception.training.recipe import Recipe
 
@@ -165,6 +166,7 @@ def _edge_job(head: nn.Module, features: Tensor, images: Tensor, batch: Dim) -> 
         {"features": features, "images": images},
         ("scores", "labels", "mask_logits"),
         {"features": {0: batch}, "images": {0: batch}},
+        measure=partial(largest_candidate_difference, ties=TIES),
     )
 
 
