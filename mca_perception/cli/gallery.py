@@ -49,7 +49,7 @@ def import_(
     skipped = ImportCounts().skipped
     references = _find(source, skipped)
     pipeline = PerceptionPipeline.from_bundle(model)
-    with Gallery.open(path, model=pipeline.bundle.fingerprint) as gallery, progress_bar() as progress:
+    with Gallery.open(path, model=pipeline.bundle.embedding_fingerprint) as gallery, progress_bar() as progress:
         counts = import_references(pipeline, gallery, references, keep_copies=keep_copies, progress=progress)
         total = len(gallery)
     counts.skipped.update(skipped)
@@ -83,7 +83,7 @@ def add(
     pipeline = PerceptionPipeline.from_bundle(model)
     pictures = [read_rgb(image, oriented=True) for image in images]
     kept = [small_copy(p) for p in pictures] if keep_copies else [str(image.resolve()) for image in images]
-    with Gallery.open(path, model=pipeline.bundle.fingerprint) as gallery:
+    with Gallery.open(path, model=pipeline.bundle.embedding_fingerprint) as gallery:
         gallery.add(product_id, pipeline.embed_references(pictures), kept)
         typer.echo(f"added {product_id} with {len(pictures)} images; {len(gallery)} products")
 
@@ -119,7 +119,7 @@ def search(
 
     pipeline = PerceptionPipeline.from_bundle(model)
     picture = read_rgb(image, oriented=True)
-    with Gallery.open(path, model=pipeline.bundle.fingerprint, create=False) as gallery:
+    with Gallery.open(path, model=pipeline.bundle.embedding_fingerprint, create=False) as gallery:
         unknown = gallery.unknown(manifest) if manifest else []
         (ranking,) = gallery.search(pipeline.embed_references([picture]), k, manifest or None, exact=exact)
     if as_json:

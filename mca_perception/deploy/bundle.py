@@ -7,13 +7,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import ValidationError
 
-from mca_perception.deploy.manifest import CommonManifest, FileSpec, Manifest, SegmentationSpec
+from mca_perception.deploy.manifest import (
+    EMBEDDING_GRAPHS,
+    CommonManifest,
+    FileSpec,
+    Manifest,
+    SegmentationSpec,
+)
 from mca_perception.errors import BundleError
 
 __all__ = [
@@ -79,13 +85,16 @@ class Bundle:
     def fingerprint(self) -> str:
         """What the bundle computes, as 16 hex digits.
 
-        Covers every file except documentation (``*.md``), and the :meth:`settings` that change results. A
-        corrected model card or a recalibrated score threshold therefore leaves galleries valid.
+        Covers every file except documentation (``*.md``), and the :meth:`settings` that change results; not a
+        corrected model card or a recalibrated score threshold.
         """
-        hashes = {n: f.sha256 for n, f in self.manifest.files.items() if not n.endswith(".md")}
-        identity = {"files": hashes, **self.settings()}
-        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()
-        return hashlib.sha256(canonical).hexdigest()[:_FINGERPRINT_LENGTH]
+        return self._digest([name for name in self.manifest.files if not name.endswith(".md")])
+
+    def _digest(self, files: Iterable[str]) -> str:
+        """Of the named files and :meth:`settings`."""
+        hashes = {name: self.manifest.files[name].sha256 for name in files}
+        canonical = json.dumps({"files": hashes, **self.settings()}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
 
     def settings(self) -> dict[str, Any]:
         """What of the manifest changes what the graphs compute from an input, as JSON values."""
@@ -112,6 +121,16 @@ class ModelBundle(Bundle):
 
     manifest_type = Manifest
     manifest: Manifest
+
+    @property
+    def embedding_fingerprint(self) -> str:
+        """What embeds products, as 16 hex digits: galleries are made by it.
+
+        Covers the graphs that references go through and the :meth:`settings`. A bundle that gains or exchanges a
+        segmentation head, a defect head or the network that joins views leaves galleries valid.
+        """
+        graphs = self.manifest.graphs
+        return self._digest(graphs[name].file for name in EMBEDDING_GRAPHS if name in graphs)
 
     def segmentation_head(self, head: str | None = None) -> SegmentationSpec:
         """Settings of a segmentation head.

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "EMBEDDING_GRAPHS",
     "BackboneSpec",
     "CommonManifest",
     "DefectOperatingPoint",
@@ -21,6 +22,9 @@ __all__ = [
     "TensorSpec",
     "graph_of_head",
 ]
+
+# What the embedding of a reference image, and of a product with several, is computed by.
+EMBEDDING_GRAPHS = ("backbone", "identification", "references", "reference_fusion")
 
 _Probability = Annotated[float, Field(ge=0, le=1)]
 _Side = Annotated[int, Field(gt=0, le=8192)]

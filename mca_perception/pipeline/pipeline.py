@@ -40,6 +40,7 @@ class PerceptionPipeline(Embedder):
         top_k: products per object.
         reject_unknown: leave objects without products when a calibrated bundle finds none of those searched similar
             enough. Switch it off where images differ from those that the bundle was calibrated on.
+        identifies: embed objects and look them up, where the bundle can.
 
     Example:
         >>> pipeline = PerceptionPipeline.from_bundle("models/nano")  # doctest: +SKIP
@@ -77,6 +78,7 @@ class PerceptionPipeline(Embedder):
         self.score_threshold = threshold
         self.top_k = top_k
         self.reject_unknown = True
+        self.identifies = bundle.manifest.identification is not None
 
     @classmethod
     def from_bundle(
@@ -171,13 +173,20 @@ class PerceptionPipeline(Embedder):
             return to_candidates(settings, output, threshold, letterbox)
 
     def identify_pick(
-        self, crops: Mapping[int, NDArray[np.uint8]], *, manifest: Iterable[str] | None = None
+        self,
+        crops: Mapping[int, NDArray[np.uint8]],
+        *,
+        manifest: Iterable[str] | None = None,
+        top_k: int | None = None,
+        reject_unknown: bool | None = None,
     ) -> Answer:
         """Identify one picked object from one or several views of it.
 
         Args:
             crops: from :meth:`crop`, by slot: 0 for the view before the pick, 1 and on for those after it.
             manifest: products that may be there; others are not considered.
+            top_k: products in the answer; the pipeline's own number when not given.
+            reject_unknown: likewise.
 
         Raises:
             ValueError: there is no crop.
@@ -194,10 +203,10 @@ class PerceptionPipeline(Embedder):
             self.gallery,
             [query],
             self.identification_settings,
-            top_k=self.top_k,
+            top_k=self.top_k if top_k is None else top_k,
             manifest=manifest,
             views=len(crops),
-            reject_unknown=self.reject_unknown,
+            reject_unknown=self.reject_unknown if reject_unknown is None else reject_unknown,
         )
         return answer
 
@@ -209,7 +218,7 @@ class PerceptionPipeline(Embedder):
     def _identify(
         self, image: NDArray[np.uint8], objects: Objects, manifest: Iterable[str] | None
     ) -> Objects:
-        if self.bundle.manifest.identification is None:
+        if not self.identifies:
             return objects
         embeddings = self.embed_crops([self._object_crop(image, objects, i) for i in range(len(objects))])
         objects = objects.replace(embeddings=embeddings)
@@ -278,11 +287,11 @@ def _check_gallery(bundle: ModelBundle, gallery: Gallery | None) -> None:
     settings = bundle.manifest.identification
     if settings is None:
         raise GalleryError(f"{bundle.path} does not identify; use it without gallery {gallery.path}")
-    fits = gallery.model in (None, bundle.fingerprint)
+    fits = gallery.model in (None, bundle.embedding_fingerprint)
     if not fits or gallery.dimension not in (None, settings.embedding_dim):
         raise GalleryError(
             f"gallery {gallery.path} is of model {gallery.model} (width {gallery.dimension}), not of "
-            f"{bundle.fingerprint} (width {settings.embedding_dim}); run `mca gallery import` again"
+            f"{bundle.embedding_fingerprint} (width {settings.embedding_dim}); run `mca gallery import` again"
         )
 
 

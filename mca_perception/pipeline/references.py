@@ -161,7 +161,7 @@ def reembed(
     """
     found_in = found_in or {}
     counts = ImportCounts()
-    work = Reembedding(gallery.store, pipeline.bundle.fingerprint)
+    work = Reembedding(gallery.store, pipeline.bundle.embedding_fingerprint)
     tried: dict[str, int] = {}
     # Products that change meanwhile become pending again, hence the loop.
     while pending := {product: g for product, g in work.pending().items() if tried.get(product) != g}:

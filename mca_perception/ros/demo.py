@@ -85,7 +85,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     if settings.source is not None:
         open_source(settings.source, topic=settings.topic).close()
     if settings.gallery is not None:
-        Gallery.open(settings.gallery, model=bundle.fingerprint, create=False).close()
+        Gallery.open(settings.gallery, model=bundle.embedding_fingerprint, create=False).close()
     out = settings.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     source = settings.source or str(_synthesise(settings, out, say))
@@ -168,7 +168,7 @@ def _gallery(
     target = out / "products.gallery"
     for leftover in out.glob(f"{target.name}*"):
         leftover.unlink()
-    with Gallery.open(target, model=pipeline.bundle.fingerprint) as gallery:
+    with Gallery.open(target, model=pipeline.bundle.embedding_fingerprint) as gallery:
         counts = import_references(
             pipeline,
             gallery,

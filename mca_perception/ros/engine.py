@@ -1,8 +1,13 @@
-"""The models behind the node: bundle, sessions, gallery and pipeline, opened together."""
+"""The models behind the node: bundle, sessions, gallery and pipeline, opened together and exchanged together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +16,49 @@ from numpy.typing import NDArray
 
 from mca_perception.deploy.bundle import ModelBundle
 from mca_perception.deploy.session import open_sessions
-from mca_perception.errors import BundleError, McaError
+from mca_perception.errors import BundleError, GalleryError, McaError
 from mca_perception.geometry import PADDING_VALUE
 from mca_perception.identification.gallery import Gallery
 from mca_perception.objects import Objects
 from mca_perception.pipeline import PerceptionPipeline
+from mca_perception.pipeline.inspection import GRAPHS, DefectInspector
 from mca_perception.resources import resource_path
 from mca_perception.ros.frames import NO_CONTAINER, Container
 
-__all__ = ["Engine", "bundle_folder"]
+__all__ = ["Engine", "EngineSlot", "Settings", "bundle_folder"]
 
 MAX_MANIFEST_PRODUCTS = 100_000
 MAX_ID_LENGTH = 256
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What may change from frame to frame.
+
+    Attributes:
+        score_threshold: objects below it are left out; negative means as calibrated with the model.
+        top_k: products per object.
+        identify: look objects up in the gallery.
+        reject_unknown: leave objects without products when none is similar enough.
+    """
+
+    score_threshold: float = -1.0
+    top_k: int = 5
+    identify: bool = True
+    reject_unknown: bool = True
+
+
 class Engine:
-    """Everything that is loaded when the node is configured and released when it is cleaned up.
+    """Everything that is loaded with a model and released with it.
 
     Attributes:
         pipeline: from image to objects.
+        inspector: judges picks; ``None`` for a bundle without defect head.
+        gallery: products; ``None`` without.
         model: ``name@fingerprint``.
         provider: ONNX Runtime's first execution provider.
         labels: class names.
+        blank: image of the network's input size, grey: for trying the model out.
     """
 
     def __init__(
@@ -59,36 +85,48 @@ class Engine:
         if settings is None:
             raise BundleError(f"model bundle {folder} does not segment; choose one that does")
         sessions = open_sessions(bundle, providers=list(providers) or None)
-        self.gallery = Gallery.open(gallery, model=bundle.fingerprint, create=False) if gallery else None
+        self.gallery = Gallery.open(gallery, model=bundle.embedding_fingerprint, create=False) if gallery else None
         self.pipeline = PerceptionPipeline.from_bundle(folder, session=sessions, gallery=self.gallery)
+        can_inspect = bundle.manifest.defects is not None and all(graph in sessions for graph in GRAPHS)
+        self.inspector = DefectInspector(bundle, sessions) if can_inspect else None
         self.model = f"{bundle.manifest.name}@{bundle.fingerprint}"
         self.provider = str(next(iter(getattr(sessions["backbone"], "providers", ())), "unknown"))
         self.labels = settings.labels
+        self.blank: NDArray[np.uint8] = np.full((*settings.input_size, 3), PADDING_VALUE, np.uint8)
+        self._can_identify = bundle.manifest.identification is not None
         self._calibrated = settings.score_threshold
-        # The first run allocates, and shows here rather than on a frame if a graph does not work.
-        self.pipeline.perceive(np.full((*settings.input_size, 3), PADDING_VALUE, np.uint8))
+
+    def warm_up(self) -> float:
+        """Run once: the first run allocates, and shows here rather than on a frame if a graph does not work.
+
+        Returns:
+            Milliseconds.
+        """
+        started = time.perf_counter()
+        self.pipeline.perceive(self.blank)
+        return (time.perf_counter() - started) * 1e3
 
     def threshold(self, score_threshold: float) -> float:
         """The threshold that a parameter value stands for: negative means as calibrated."""
         return self._calibrated if score_threshold < 0 else score_threshold
 
-    def perceive(
-        self, image: NDArray[np.uint8], container: Container, *, score_threshold: float, top_k: int
-    ) -> Objects:
+    def perceive(self, image: NDArray[np.uint8], container: Container, settings: Settings) -> Objects:
         """Perceive the objects of one image.
 
         Args:
             image: uint8 ``[H, W, 3]`` RGB.
             container: limits the products.
-            score_threshold: see :meth:`threshold`.
-            top_k: products per object.
+            settings: thresholds and switches.
 
         Raises:
             InvalidImageError: the image cannot be used.
         """
-        self.pipeline.score_threshold = self.threshold(score_threshold)
-        self.pipeline.top_k = top_k
-        return self.pipeline.perceive(image, manifest=container.product_ids)
+        pipeline = self.pipeline
+        pipeline.score_threshold = self.threshold(settings.score_threshold)
+        pipeline.top_k = settings.top_k
+        pipeline.identifies = settings.identify and self._can_identify
+        pipeline.reject_unknown = settings.reject_unknown
+        return pipeline.perceive(image, manifest=container.product_ids)
 
     def container(self, container_id: str, product_ids: Sequence[str]) -> tuple[Container, list[str]]:
         """Check a container's manifest against the gallery.
@@ -101,19 +139,19 @@ class Engine:
             The container, and the products that the gallery does not hold.
 
         Raises:
-            ValueError: too many products, or an id that is empty or too long.
+            GalleryError: too many products, or an id that is empty or too long.
         """
         if len(product_ids) > MAX_MANIFEST_PRODUCTS:
-            raise ValueError(
+            raise GalleryError(
                 f"{len(product_ids)} products given, at most {MAX_MANIFEST_PRODUCTS} are allowed"
             )
         for name in (container_id, *product_ids):
             if len(name) > MAX_ID_LENGTH:
-                raise ValueError(
+                raise GalleryError(
                     f"id {name[:40]!r}... has {len(name)} characters, the limit is {MAX_ID_LENGTH}"
                 )
         if not all(product_ids):
-            raise ValueError("product_ids holds an empty id; leave it out")
+            raise GalleryError("product_ids holds an empty id; leave it out")
         if not product_ids:
             return (Container(container_id) if container_id else NO_CONTAINER), []
         manifest = tuple(dict.fromkeys(product_ids))
@@ -133,6 +171,44 @@ class Engine:
         """Release the gallery."""
         if self.gallery is not None:
             self.gallery.close()
+
+
+class EngineSlot:
+    """The engine in use. Another one can take its place at any time; whoever uses the old one finishes first."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._users: Counter[Engine] = Counter()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def use(self) -> Iterator[Engine]:
+        """The present engine, which stays open until the end of the block."""
+        with self._changed:
+            engine = self._engine
+            self._users[engine] += 1
+        try:
+            yield engine
+        finally:
+            with self._changed:
+                self._users[engine] -= 1
+                self._changed.notify_all()
+
+    def replace(self, engine: Engine) -> None:
+        """Use another engine from now on, and close the old one as soon as nobody uses it."""
+        with self._changed:
+            old, self._engine = self._engine, engine
+        self._close(old)
+
+    def close(self) -> None:
+        """Close the engine as soon as nobody uses it."""
+        self._close(self._engine)
+
+    def _close(self, engine: Engine) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._users[engine])
+            del self._users[engine]
+        engine.close()
 
 
 def bundle_folder(model: str | Path) -> Path:

@@ -76,7 +76,7 @@ def test_stats(mca, path, bundle) -> None:
     figures = json.loads(printed)
     assert code == 0
     assert (figures["products"], figures["references"], figures["dimension"]) == (6, 12, 4)
-    assert figures["model"] == bundle.fingerprint
+    assert figures["model"] == bundle.embedding_fingerprint
     assert figures["references_of"] == dict.fromkeys(sorted(PALETTE), 2)
     assert "products                6" in mca("stats", "--path", path)[1]
 
@@ -124,14 +124,14 @@ def test_reembed_for_another_model(mca, path, folder, tmp_path) -> None:
     code, printed, _ = mca("reembed", "--path", path, "--model", other.path, "--json")
     assert code == 0
     figures = json.loads(printed)
-    assert (figures["products"], figures["embedded_images"], figures["model"]) == (6, 12, other.fingerprint)
+    assert (figures["products"], figures["embedded_images"], figures["model"]) == (6, 12, other.embedding_fingerprint)
     moved = folder.rename(tmp_path / "moved")
     third = write_colour_bundle(tmp_path / "third", identification={"margin": 0.2})
     options = ("--path", path, "--model", third.path)
     code, _, errors = mca("reembed", *options)
     assert (code, "6 products without a readable image" in errors) == (2, True)
     assert mca("reembed", *options, "--images", moved)[0] == 0
-    with Gallery.open(path, model=third.fingerprint) as gallery:
+    with Gallery.open(path, model=third.embedding_fingerprint) as gallery:
         assert len(gallery) == 6
 
 

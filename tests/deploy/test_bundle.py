@@ -157,6 +157,21 @@ def test_fingerprint_follows_what_is_computed(tmp_path, original) -> None:
     assert len({before, *(other.fingerprint for other in others)}) == 4
 
 
+def test_embedding_fingerprint_outlives_other_heads(tmp_path, original) -> None:
+    before = ModelBundle.open(original).embedding_fingerprint
+    files, fields = bundle_files(), manifest_fields()
+    same = [
+        write_bundle(tmp_path / "a", fields, {**files, "weights.safetensors": b"other"}),
+        write_bundle(tmp_path / "b", fields, {**files, "segmentation.onnx": b"other"}),
+    ]
+    assert {bundle.embedding_fingerprint for bundle in same} == {before}
+    others = [
+        write_bundle(tmp_path / "c", fields, {**files, "identification.onnx": b"other"}),
+        write_colour_bundle(tmp_path / "d", identification={"margin": 0.2}),
+    ]
+    assert len({before, *(bundle.embedding_fingerprint for bundle in others)}) == 3
+
+
 def test_bundle_is_replaced_from_its_own_files(folder) -> None:
     sources = {name: folder / name for name in bundle_files()}
     bundle = write_bundle(folder, {**manifest_fields(), "metrics": {"mask_map50": 0.5}}, sources)

@@ -43,7 +43,7 @@ def pipeline(bundle) -> PerceptionPipeline:
 
 @pytest.fixture
 def gallery(tmp_path: Path, bundle, pipeline):
-    with Gallery.open(tmp_path / "products.gallery", model=bundle.fingerprint) as gallery:
+    with Gallery.open(tmp_path / "products.gallery", model=bundle.embedding_fingerprint) as gallery:
         for name in PALETTE:
             gallery.add(name, pipeline.embed_references([reference_photo(name), reference_photo(name, 91)]))
         yield gallery

@@ -28,7 +28,7 @@ def pipelines(tmp_path_factory) -> tuple[PerceptionPipeline, PerceptionPipeline]
 @pytest.fixture(params=[False, True], ids=["paths", "copies"])
 def path(request, pipelines, tmp_path: Path) -> Path:
     write_reference_images(tmp_path)
-    with Gallery.open(tmp_path / "g", model=pipelines[0].bundle.fingerprint) as gallery:
+    with Gallery.open(tmp_path / "g", model=pipelines[0].bundle.embedding_fingerprint) as gallery:
         import_references(pipelines[0], gallery, find_references(tmp_path), keep_copies=request.param)
     if request.param:
         for image in (tmp_path / "Reference_Images").rglob("*.png"):
@@ -44,13 +44,13 @@ def test_all_products_get_new_embeddings(pipelines, path) -> None:
             other.search(np.ones(4), 1)
         with pytest.raises(GalleryError, match="open it again with that model"):
             other.add("x", np.ones(4))
-    with Gallery.open(path, model=pipelines[1].bundle.fingerprint) as gallery:
+    with Gallery.open(path, model=pipelines[1].bundle.embedding_fingerprint) as gallery:
         assert gallery.products() == sorted(PALETTE)
         query = pipelines[1].embed_references([reference_photo("cyan", 80)])
         assert gallery.search(query, 1)[0][0][0] == "cyan"
         assert len(gallery.images(["cyan"])["cyan"]) == 2
     with pytest.raises(GalleryError, match="mca gallery reembed"):
-        Gallery.open(path, model=pipelines[0].bundle.fingerprint)
+        Gallery.open(path, model=pipelines[0].bundle.embedding_fingerprint)
 
 
 def test_products_without_images_are_named_and_stay(pipelines, path, tmp_path) -> None:
@@ -58,7 +58,7 @@ def test_products_without_images_are_named_and_stay(pipelines, path, tmp_path) -
         gallery.add("no image", np.eye(1, 4))
         with pytest.raises(GalleryError, match=r"1 products without a readable image, such as 'no image'"):
             reembed(pipelines[1], gallery)
-        assert gallery.model == pipelines[0].bundle.fingerprint
+        assert gallery.model == pipelines[0].bundle.embedding_fingerprint
         assert len(gallery) == 7
         assert (
             reembed(pipelines[1], gallery, allow_missing=True).products == 0

@@ -57,7 +57,7 @@ def test_import_fills_a_gallery_and_counts_what_it_skips(pipeline, tmp_path: Pat
         path.write_bytes(b"damaged")
     references = find_references(tmp_path)
     references["x" * 300] = references["green"]
-    with Gallery.open(tmp_path / "g", model=pipeline.bundle.fingerprint) as gallery:
+    with Gallery.open(tmp_path / "g", model=pipeline.bundle.embedding_fingerprint) as gallery:
         counts = import_references(pipeline, gallery, references)
         assert gallery.products() == sorted(set(PALETTE) - {"blue"})
         assert gallery.reference_counts()["red"] == 1

@@ -81,7 +81,7 @@ def colour_gallery(colour_bundle: Path, colour_references: Path) -> Path:
 
     target = colour_references.parent / "colours.gallery"
     pipeline = PerceptionPipeline.from_bundle(colour_bundle)
-    with Gallery.open(target, model=pipeline.bundle.fingerprint) as gallery:
+    with Gallery.open(target, model=pipeline.bundle.embedding_fingerprint) as gallery:
         assert import_references(pipeline, gallery, find_references(colour_references)).products == len(
             COLOURS
         )
