@@ -19,6 +19,7 @@ from mca_perception.defects.figures import RATES, UnitResults
 from mca_perception.defects.metrics import curves
 from mca_perception.defects.scores import SCORES, scores_of
 from mca_perception.pipeline.defect_evaluation import DefectRun, PartResults, evaluate_defects
+from mca_perception.pipeline.heat_maps import heat_overlay
 from mca_perception.pipeline.inspection import DefectInspector
 
 __all__ = ["evaluate"]
@@ -221,15 +222,6 @@ def _tile(inspector: DefectInspector, view: DefectView, score: float, title: str
     hot = np.asarray(cv2.resize(heat_overlay(crop, inspector.heat_map(crop)), side), np.uint8)
     caption = f"{title} {score:.3f}: {LABELS[view.label]} {view.sublabel}"
     return captioned(np.concatenate([plain, hot], axis=1), caption[:48])
-
-
-def heat_overlay(crop: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Lay a heat map ``[S, S]`` 0..1 over a crop ``[S, S, 3]``: the hotter, the redder."""
-    colours = cv2.cvtColor(
-        cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB
-    )
-    share = (0.55 * heat)[..., None]
-    return np.asarray(crop * (1 - share) + colours * share, np.uint8)
 
 
 def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.defects.crops import crop_pick
-from mca_perception.defects.scores import Answer, answer, scores_of
+from mca_perception.defects.scores import Answer, answer, scores_of, softmax
 from mca_perception.deploy.bundle import ModelBundle
 from mca_perception.deploy.manifest import DefectOperatingPoint, DefectsSpec
 from mca_perception.deploy.session import Session, open_sessions
+from mca_perception.deploy.sessions.selection import AUTOMATIC
 from mca_perception.errors import BundleError
-from mca_perception.pipeline.preprocessing import check_image, to_tensor
+from mca_perception.pipeline.preprocessing import check_image, network_input
 
 __all__ = ["GRAPHS", "DefectInspector", "Inspection"]
 
@@ -74,13 +75,14 @@ class DefectInspector:
         cls,
         path: str | os.PathLike[str],
         *,
-        session: Mapping[str, Session] | None = None,
+        session: str | Mapping[str, Session] = AUTOMATIC,
         providers: Sequence[str] | None = None,
     ) -> DefectInspector:
-        """Open a bundle; ``session`` shares those of a pipeline."""
+        """Open a bundle in a back end; ``session`` may also be the sessions of a pipeline, to share them."""
         bundle = ModelBundle.open(path)
-        sessions = open_sessions(bundle, graphs=GRAPHS, providers=providers) if session is None else session
-        return cls(bundle, sessions)
+        if isinstance(session, str):
+            session = open_sessions(bundle, graphs=GRAPHS, session=session, providers=providers)
+        return cls(bundle, session)
 
     def crop(self, image: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
         """Cut out what was picked; the whole image without a mask. uint8 ``[S, S, 3]``."""
@@ -93,7 +95,7 @@ class DefectInspector:
         preprocessing = self.bundle.manifest.preprocessing
         for start in range(0, len(crops), MAX_CROPS_AT_ONCE):
             part = crops[start : start + MAX_CROPS_AT_ONCE]
-            images = to_tensor(part, preprocessing.mean, preprocessing.std)
+            images = network_input(part, preprocessing)
             features = self._sessions["backbone"].run({"images": images})["features"]
             found = self.judge_features(features)
             logits.append(found[0])
@@ -107,6 +109,15 @@ class DefectInspector:
         found = self._sessions["defects"].run({"features": features})
         return found["logits"], found["evidence"]
 
+    def probabilities(self, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Calibrated probabilities ``[N, 3]`` of nominal and the defects for single crops, from parts of features."""
+        rows = [np.zeros((0, len(self.settings.labels)), np.float32)]
+        rows += [
+            softmax(self.judge_features(features)[0], self.temperature("image")).astype(np.float32)
+            for features in parts
+        ]
+        return np.concatenate(rows)
+
     def judge_views(self, evidence: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Logits ``[P, 3]`` of picks from the evidence ``[V, H]`` of the images of each; V may differ."""
         longest = max(len(rows) for rows in evidence)
@@ -116,6 +127,12 @@ class DefectInspector:
             padded[number, : len(rows)], present[number, : len(rows)] = rows, True
         found = self._sessions["defect_views"].run({"evidence": padded, "present": present})
         return np.asarray(found["logits"])
+
+    def view_probabilities(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Calibrated probabilities of the views of one pick, one by one ``[V, 3]`` and together ``[3]``."""
+        logits, evidence = self.judge_crops(crops)
+        pick = softmax(self.judge_views([evidence]), self.temperature("pick"))
+        return softmax(logits, self.temperature("image")).astype(np.float32), pick[0].astype(np.float32)
 
     def temperature(self, unit: str) -> float:
         """Temperature of a unit's logits; 1 before calibration."""

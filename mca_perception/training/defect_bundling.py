@@ -55,10 +55,11 @@ def add_defects(bundle: ModelBundle, run: Path, directory: Path) -> ModelBundle:
     section, other = recipe.defects, bundle.manifest.identification
     if section is None:
         raise RecipeError(f"{run} trained no defect head; add a defects section to its recipe")
-    if other is not None and (section.crop_size, section.margin) != (other.crop_size, other.margin):
+    made = (section.crop_size, section.margin, section.masked)
+    if other is not None and made != (other.crop_size, other.margin, True):
         raise RecipeError(
-            f"{run} makes other crops than {bundle.path}; set defects.crop_size to {other.crop_size} and "
-            f"defects.margin to {other.margin}, so that both heads share them"
+            f"{run} makes other crops than {bundle.path}; set defects.crop_size to {other.crop_size}, defects.margin "
+            f"to {other.margin} and defects.masked to true, so that both heads share them"
         )
     round_to_half(model)
     check_same_weights(bundle, model, run, (BACKBONE_PART,))

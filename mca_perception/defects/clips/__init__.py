@@ -1,0 +1,1 @@
+"""Defect videos: a temporal head that answers frame by frame, its data and its figures."""

@@ -1,0 +1,29 @@
+"""The clips part of a training recipe and its defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+
+class ClipsRecipe(BaseModel):
+    """Training of the temporal head on a folder of defect videos in ARMBench's layout.
+
+    Frames are cut and resized as published, then reduced to ``frame_size``; ``frames`` of them, spread evenly, make a
+    clip in training. Of the training sessions, a share ``validation_fraction`` is kept for watching the training and
+    for the threshold of the evaluation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Path
+    frames: int = Field(8, ge=2, le=256)
+    frame_size: PositiveInt = 160
+    hidden_dim: PositiveInt = 128
+    dropout: float = Field(0.1, ge=0, lt=1)
+    validation_fraction: float = Field(0.2, gt=0, lt=1)
+    batch_size: PositiveInt = 8
+    workers: int = Field(1, ge=0, le=64)
+    every: PositiveInt = 1
+    weight: PositiveFloat = 1.0
