@@ -7,12 +7,19 @@ from typing import Annotated
 
 import typer
 
+from mca_perception.cli import calibrate_camera
+
 app = typer.Typer(
     name="calibrate",
     no_args_is_help=True,
     add_completion=False,
     help="Choose a model's decision thresholds on held-out data.",
 )
+
+app.command(
+    "camera",
+    epilog="Example: mca calibrate camera --images photos --board 9x6 --square 0.025 --out calibration/tote.yaml",
+)(calibrate_camera.command)
 
 
 @app.command(

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 
 from mca_perception.ros.descriptions import LAUNCHES, LaunchError
+from mca_perception.ros.heartbeats import heartbeat_watch
 from mca_perception.ros.processes import ProcessGroup
 from mca_perception.ros.transport import configure_transport
 
@@ -60,7 +61,8 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
     try:
         with ProcessGroup(on_line=forward) as group:
             group.start(nodes)
-            ended = group.wait()
+            with heartbeat_watch(nodes, group.kill):
+                ended = group.wait()
     except KeyboardInterrupt:
         return 0
     finally:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
-from mca_perception_msgs.msg import FrameTiming, PerceivedObject, PerceivedObjects, ProductHypothesis
-from sensor_msgs.msg import Image
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from mca_perception_msgs.msg import (
+    DefectAssessment,
+    FrameTiming,
+    PerceivedObject,
+    PerceivedObjects,
+    ProductHypothesis,
+)
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 from vision_msgs.msg import (
     BoundingBox2D,
+    BoundingBox3D,
     Detection2D,
     Detection2DArray,
+    Detection3D,
+    Detection3DArray,
     LabelInfo,
     ObjectHypothesisWithPose,
     Point2D,
@@ -23,7 +34,9 @@ from vision_msgs.msg import (
 )
 
 from mca_perception.objects import Objects
-from mca_perception.ros.images import to_image_message
+from mca_perception.pipeline.surfaces import OrientedBox, Surface
+from mca_perception.ros.defect_messages import DefectRule, to_assessment
+from mca_perception.ros.images import bytes_field, to_image_message
 
 __all__ = [
     "FrameInfo",
@@ -32,9 +45,11 @@ __all__ = [
     "stamp_ns",
     "time_message",
     "to_detections",
+    "to_detections_3d",
     "to_frame_timing",
     "to_instance_mask",
     "to_label_info",
+    "to_object_points",
     "to_perceived_objects",
 ]
 
@@ -50,12 +65,14 @@ class FrameInfo:
         container_id: container whose products limited the identification; empty for none.
         model: ``name@fingerprint``.
         sequence: number of the result since activation.
+        defect_rule: how defects are decided on; None when they are not judged.
     """
 
     header: Header
     container_id: str
     model: str
     sequence: int
+    defect_rule: DefectRule | None = None
 
 
 def stamp_ns(stamp: Time) -> int:
@@ -82,8 +99,11 @@ def products_of(objects: Objects, i: int) -> list[tuple[str, float]]:
     return [(product, float(score)) for product, score in zip(objects.product_ids[i], scores, strict=False)]
 
 
-def to_perceived_objects(objects: Objects, frame: FrameInfo, timing: FrameTiming) -> PerceivedObjects:
+def to_perceived_objects(
+    objects: Objects, frame: FrameInfo, timing: FrameTiming, surfaces: Sequence[Surface | None] | None = None
+) -> PerceivedObjects:
     """Everything known about each object; the order of ``objects`` is kept."""
+    measured = [None] * len(objects) if surfaces is None else surfaces
     height, width = objects.image_size
     return PerceivedObjects(
         header=frame.header,
@@ -92,7 +112,7 @@ def to_perceived_objects(objects: Objects, frame: FrameInfo, timing: FrameTiming
         container_id=frame.container_id,
         model=frame.model,
         sequence=frame.sequence,
-        objects=[_perceived_object(objects, i) for i in range(len(objects))],
+        objects=[_perceived_object(objects, i, measured[i], frame.defect_rule) for i in range(len(objects))],
         timing=timing,
     )
 
@@ -101,17 +121,75 @@ def to_detections(objects: Objects, header: Header) -> Detection2DArray:
     """The standard view: ``id`` is the pixel value in the mask; hypotheses are products, else the label."""
     detections = []
     for i in range(len(objects)):
-        label = objects.label_names[int(objects.labels[i])]
-        hypotheses = products_of(objects, i) or [(label, float(objects.scores[i]))]
         detections.append(
             Detection2D(
                 header=header,
-                results=[_hypothesis(name, score) for name, score in hypotheses],
+                results=[_hypothesis(name, score) for name, score in _hypotheses(objects, i)],
                 bbox=_box(objects.boxes[i]),
                 id=str(int(objects.instance_ids[i])),
             )
         )
     return Detection2DArray(header=header, detections=detections)
+
+
+def to_detections_3d(
+    objects: Objects, surfaces: Sequence[Surface | None], header: Header
+) -> Detection3DArray:
+    """The objects that were measured; ``id`` is the pixel value in the mask, hypotheses as in ``to_detections``."""
+    detections = []
+    for i, surface in enumerate(surfaces):
+        if surface is None:
+            continue
+        box = _box_3d(surface.box)
+        results = [_hypothesis(name, score) for name, score in _hypotheses(objects, i)]
+        for result in results:
+            result.pose.pose = box.center
+        detections.append(
+            Detection3D(header=header, results=results, bbox=box, id=str(int(objects.instance_ids[i])))
+        )
+    return Detection3DArray(header=header, detections=detections)
+
+
+def to_object_points(
+    objects: Objects, surfaces: Sequence[Surface | None], image: NDArray[np.uint8], header: Header
+) -> PointCloud2:
+    """All measured points in one cloud: x, y, z in metres, the colour ``rgb``, and ``id``, the value in the mask.
+
+    Args:
+        objects: what was measured.
+        surfaces: one per object.
+        image: uint8 ``[H, W, 3]`` RGB that the objects were seen in.
+        header: of the image.
+    """
+    found = [(int(objects.instance_ids[i]), s) for i, s in enumerate(surfaces) if s is not None]
+    cloud = np.zeros(sum(len(surface.points) for _, surface in found), _POINT)
+    if found:
+        points = np.concatenate([surface.points for _, surface in found])
+        colours = image.reshape(-1, 3)[np.concatenate([surface.pixels for _, surface in found])].astype(
+            np.uint32
+        )
+        cloud["x"], cloud["y"], cloud["z"] = points.T
+        cloud["rgb"] = colours[:, 0] << 16 | colours[:, 1] << 8 | colours[:, 2]
+        cloud["id"] = np.repeat([identity for identity, _ in found], [len(s.points) for _, s in found])
+    kinds = {"x": PointField.FLOAT32, "y": PointField.FLOAT32, "z": PointField.FLOAT32}
+    fields = [
+        PointField(name=name, offset=4 * place, datatype=kinds.get(name, PointField.UINT32), count=1)
+        for place, name in enumerate(_POINT.names or ())
+    ]
+    return PointCloud2(
+        header=header,
+        height=1,
+        width=len(cloud),
+        fields=fields,
+        is_bigendian=False,
+        point_step=_POINT.itemsize,
+        row_step=_POINT.itemsize * len(cloud),
+        data=bytes_field(cloud.tobytes()),
+        is_dense=True,
+    )
+
+
+_POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("id", "<u4")])
 
 
 def to_instance_mask(objects: Objects, header: Header) -> Image:
@@ -135,7 +213,7 @@ def to_frame_timing(
 
     Args:
         timings_ms: milliseconds by pipeline step; missing steps count as 0.
-        stamp: stamp of the source image.
+        stamp: stamp of the source image; the latency is NaN for one of 0, which says nothing.
         received_ns: arrival at the node, node clock.
         published_ns: publication of the result, node clock.
         queue_ms: waiting time in the node.
@@ -145,12 +223,20 @@ def to_frame_timing(
         published=time_message(published_ns),
         queue_ms=queue_ms,
         processing_ms=float(timings_ms.get("total", 0.0)),
-        pipeline_latency_ms=(published_ns - stamp_ns(stamp)) / 1e6,
+        pipeline_latency_ms=(published_ns - stamp_ns(stamp)) / 1e6 if stamp_ns(stamp) else float("nan"),
         **{f"{step}_ms": float(timings_ms.get(step, 0.0)) for step in _STEPS},
     )
 
 
-def _perceived_object(objects: Objects, i: int) -> PerceivedObject:
+def _hypotheses(objects: Objects, i: int) -> list[tuple[str, float]]:
+    """Products of an object, else its label."""
+    label = objects.label_names[int(objects.labels[i])]
+    return products_of(objects, i) or [(label, float(objects.scores[i]))]
+
+
+def _perceived_object(
+    objects: Objects, i: int, surface: Surface | None, rule: DefectRule | None
+) -> PerceivedObject:
     mask_id = int(objects.instance_ids[i])
     area, centroid = _visible(objects, i)
     return PerceivedObject(
@@ -164,7 +250,17 @@ def _perceived_object(objects: Objects, i: int) -> PerceivedObject:
         products=[
             ProductHypothesis(product_id=product, score=score) for product, score in products_of(objects, i)
         ],
+        defect=_defect(objects, i, rule),
+        has_pose_3d=surface is not None,
+        bbox_3d=BoundingBox3D() if surface is None else _box_3d(surface.box),
     )
+
+
+def _defect(objects: Objects, i: int, rule: DefectRule | None) -> DefectAssessment:
+    """NOT_ASSESSED, the message's default, where defects were not judged."""
+    if objects.defects is None or rule is None or np.isnan(objects.defects[i]).any():
+        return DefectAssessment()
+    return to_assessment(objects.defects[i], rule)
 
 
 def _visible(objects: Objects, i: int) -> tuple[int, tuple[float, float]]:
@@ -189,6 +285,14 @@ def _box(xyxy: np.ndarray[Any, Any]) -> BoundingBox2D:
     box = BoundingBox2D(size_x=x2 - x1, size_y=y2 - y1)
     box.center.position.x, box.center.position.y = (x1 + x2) / 2, (y1 + y2) / 2
     return box
+
+
+def _box_3d(box: OrientedBox) -> BoundingBox3D:
+    x, y, z = (float(value) for value in box.centre)
+    qx, qy, qz, qw = box.quaternion
+    sx, sy, sz = (float(value) for value in box.size)
+    pose = Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+    return BoundingBox3D(center=pose, size=Vector3(x=sx, y=sy, z=sz))
 
 
 def _hypothesis(name: str, score: float) -> ObjectHypothesisWithPose:

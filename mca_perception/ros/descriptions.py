@@ -11,7 +11,21 @@ from typing import Any
 
 from mca_perception.errors import McaError
 
-__all__ = ["LAUNCHES", "LaunchArgument", "LaunchError", "NodeDescription", "armbench", "resolve_arguments"]
+__all__ = [
+    "LAUNCHES",
+    "RESPAWN_DELAY_S",
+    "LaunchArgument",
+    "LaunchError",
+    "NodeDescription",
+    "armbench",
+    "crisis",
+    "multi_camera",
+    "resolve_arguments",
+    "retrieval",
+]
+
+RESPAWN_DELAY_S = 1.0
+"""Seconds before a node that has ended is started again."""
 
 
 class LaunchError(McaError, ValueError):
@@ -37,6 +51,9 @@ class NodeDescription:
         parameters: values that differ from the schema's defaults.
         remappings: (from, to) topic names.
         ends_launch: its end ends all the others.
+        respawn: it is started again after a signal ended it (a crash, a kill), and by `mca up` also when it hangs. An
+            exit code of its own is an answer, and ends the launch.
+        heartbeat_s: it hangs when it has said nothing on ``/diagnostics`` for so many seconds; 0 never.
     """
 
     executable: str
@@ -45,6 +62,8 @@ class NodeDescription:
     parameters: dict[str, Any] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
     ends_launch: bool = False
+    respawn: bool = False
+    heartbeat_s: float = 0.0
 
 
 ARMBENCH_ARGUMENTS = (
@@ -54,6 +73,11 @@ ARMBENCH_ARGUMENTS = (
         "gallery", "", "Gallery file of the products (mca gallery import). Empty: objects without products."
     ),
     LaunchArgument("image", "", "Topic of a camera that is already running, such as /camera/image_raw."),
+    LaunchArgument("depth", "", "Topic of its depth images, aligned to them. Empty: depth in the namespace."),
+    LaunchArgument(
+        "camera_info", "", "Topic of its camera_info. Empty: next to image, or camera_info in the namespace."
+    ),
+    LaunchArgument("camera_info_file", "", "Calibration file for a camera without camera_info."),
     LaunchArgument(
         "source", "", "Folder, video, /dev/videoN or bag to publish. Empty: use a running camera."
     ),
@@ -69,6 +93,13 @@ ARMBENCH_ARGUMENTS = (
         ("auto", "freshest", "every_frame"),
     ),
     LaunchArgument("score_threshold", "-1.0", "Objects below this score are left out. -1: as calibrated."),
+    LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
+    LaunchArgument(
+        "respawn", "true", "Start the perception node again when it crashes or hangs.", ("true", "false")
+    ),
+    LaunchArgument(
+        "heartbeat_s", "15.0", "Seconds of silence after which a node hangs (mca up only). 0: never."
+    ),
     LaunchArgument("viewer", "false", "Whether to start the table of results.", ("true", "false")),
     LaunchArgument("out", "", "Folder in which the viewer keeps overlays and summary.json."),
 )
@@ -119,8 +150,12 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
                 "gallery": values["gallery"],
                 "frame_policy": policy,
                 "score_threshold": _number("score_threshold", values),
+                "tracking": values["tracking"] == "true",
+                "camera_info_file": values["camera_info_file"],
             },
-            remappings=(("image", image), ("image/compressed", f"{image}/compressed")) if image else (),
+            remappings=_camera_topics(image, values["depth"], values["camera_info"]),
+            respawn=values["respawn"] == "true",
+            heartbeat_s=_number("heartbeat_s", values),
         )
     ]
     with_viewer = values["viewer"] == "true"
@@ -148,6 +183,116 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
     return nodes
 
 
+CRISIS_ARGUMENTS = (
+    LaunchArgument("namespace", "crisis", "Namespace of the node."),
+    LaunchArgument("model", "models/crisis", "Folder of the model bundle."),
+    LaunchArgument("posts", "", "Topic of the stream of posts. Empty: posts in the namespace."),
+)
+
+
+def crisis(arguments: Mapping[str, str]) -> list[NodeDescription]:
+    """The node that categorises posts.
+
+    Args:
+        arguments: values by name; the others keep their defaults.
+
+    Raises:
+        LaunchError: see :func:`resolve_arguments`.
+    """
+    values = resolve_arguments(CRISIS_ARGUMENTS, arguments)
+    return [
+        NodeDescription(
+            "crisis_node",
+            "/" + values["namespace"].strip("/"),
+            "crisis",
+            parameters={"model": values["model"]},
+            remappings=(("posts", values["posts"]),) if values["posts"] else (),
+        )
+    ]
+
+
+RETRIEVAL_ARGUMENTS = (
+    LaunchArgument("namespace", "retrieval", "Namespace of the node."),
+    LaunchArgument("store", "retrieval.store", "Folder of the index (mca retrieval index)."),
+    LaunchArgument("model", "", "Folder of the model bundle. Empty: the one that made the index."),
+    LaunchArgument("back_end", "exact", "How all images are searched."),
+)
+
+
+def retrieval(arguments: Mapping[str, str]) -> list[NodeDescription]:
+    """The node that finds images for documents.
+
+    Args:
+        arguments: values by name; the others keep their defaults.
+
+    Raises:
+        LaunchError: see :func:`resolve_arguments`.
+    """
+    values = resolve_arguments(RETRIEVAL_ARGUMENTS, arguments)
+    parameters = {name: values[name] for name in ("store", "model", "back_end")}
+    namespace = "/" + values["namespace"].strip("/")
+    return [NodeDescription("retrieval_node", namespace, "retrieval", parameters=parameters)]
+
+
+MULTI_CAMERA_ARGUMENTS = (
+    LaunchArgument("namespace", "perception", "Namespace above those of the cameras."),
+    LaunchArgument("cameras", "left,right", "Names of the cameras, with commas between; their namespaces."),
+    LaunchArgument("images", "", "Their image topics, in the same order. Empty: image in each namespace."),
+    LaunchArgument("model", "models/nano", "Folder of the model bundle that they share."),
+    LaunchArgument("gallery", "", "Gallery file of the products."),
+    LaunchArgument(
+        "frame_policy",
+        "freshest",
+        "Frames that come too fast: keep the freshest of each camera, or queue every_frame.",
+        ("freshest", "every_frame"),
+    ),
+    LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
+)
+
+
+def multi_camera(arguments: Mapping[str, str]) -> list[NodeDescription]:
+    """One process with a perception node per camera; they share the model and take turns.
+
+    Args:
+        arguments: values by name; the others keep their defaults.
+
+    Raises:
+        LaunchError: see :func:`resolve_arguments`; or images and cameras differ in number.
+    """
+    values = resolve_arguments(MULTI_CAMERA_ARGUMENTS, arguments)
+    cameras, images = (
+        [name.strip() for name in values[key].split(",") if name.strip()] for key in ("cameras", "images")
+    )
+    if images and len(images) != len(cameras):
+        raise LaunchError(f"launch argument images names {len(images)} topics for {len(cameras)} cameras")
+    return [
+        NodeDescription(
+            "cameras_node",
+            "/" + values["namespace"].strip("/"),
+            "cameras",
+            parameters={
+                "cameras": cameras,
+                **({"images": images} if images else {}),
+                **{name: values[name] for name in ("model", "gallery", "frame_policy")},
+                "tracking": values["tracking"] == "true",
+            },
+            respawn=True,
+        )
+    ]
+
+
+def _camera_topics(image: str, depth: str, camera_info: str) -> tuple[tuple[str, str], ...]:
+    """Remappings to a camera's topics; camera_info is published next to the images unless it is named."""
+    rules = []
+    if image:
+        beside = image.rpartition("/")[0]
+        rules += [("image", image), ("image/compressed", f"{image}/compressed")]
+        rules += [("camera_info", camera_info or f"{beside}/camera_info")]
+    elif camera_info:
+        rules += [("camera_info", camera_info)]
+    return tuple(rules + ([("depth", depth)] if depth else []))
+
+
 def _number(name: str, values: Mapping[str, str]) -> float:
     try:
         return float(values[name])
@@ -157,5 +302,10 @@ def _number(name: str, values: Mapping[str, str]) -> float:
 
 LAUNCHES: dict[
     str, tuple[tuple[LaunchArgument, ...], Callable[[Mapping[str, str]], list[NodeDescription]]]
-] = {"armbench": (ARMBENCH_ARGUMENTS, armbench)}
+] = {
+    "armbench": (ARMBENCH_ARGUMENTS, armbench),
+    "multi_camera": (MULTI_CAMERA_ARGUMENTS, multi_camera),
+    "crisis": (CRISIS_ARGUMENTS, crisis),
+    "retrieval": (RETRIEVAL_ARGUMENTS, retrieval),
+}
 """Launch descriptions by name: their arguments, and the function from arguments to processes."""

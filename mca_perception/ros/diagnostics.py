@@ -15,6 +15,8 @@ __all__ = ["DROP_PREFIX", "DiagnosticsPublisher", "drops_in", "perception_status
 
 DROP_PREFIX = "dropped/"
 PERIOD_S = 1.0
+SILENT_S = 5.0
+"""A camera that sends nothing for longer is reported."""
 
 
 class DiagnosticsPublisher:
@@ -91,8 +93,19 @@ def perception_status(
         "frames_dropped": sum(snapshot.drops.values()),
         **{DROP_PREFIX + cause: count for cause, count in sorted(snapshot.drops.items())},
         "fps": snapshot.fps,
-        **{f"latency_{name}_ms": value for name, value in snapshot.latency_ms.items()},
-        **{f"processing_{name}_ms": value for name, value in snapshot.processing_ms.items()},
+        **{
+            f"{figure}_{name}_ms": value
+            for figure, values in (
+                ("latency", snapshot.latency_ms),
+                ("processing", snapshot.processing_ms),
+                ("queue", snapshot.queue_ms),
+                ("cyclic", snapshot.cyclic_ms),
+            )
+            for name, value in values.items()
+        },
+        **{f"step_{name}_p50_ms": value for name, value in snapshot.steps_ms.items()},
+        **{f"stamps_{kind}": count for kind, count in sorted(snapshot.odd_stamps.items())},
+        "silent_s": round(snapshot.silent_s, 1),
         "last_error": snapshot.last_error,
     }
     level, message = _verdict(state, snapshot, facts)
@@ -106,10 +119,16 @@ def _verdict(state: str, snapshot: Snapshot, facts: Mapping[str, Any]) -> tuple[
         return DiagnosticStatus.OK, state
     if snapshot.error_is_recent:
         return DiagnosticStatus.WARN, snapshot.last_error
+    if problem := facts.get("input_problem"):
+        return DiagnosticStatus.WARN, str(problem)
     if facts.get("gallery") and not facts.get("gallery_products"):
         return DiagnosticStatus.WARN, "the gallery is empty: objects carry no products"
     if not snapshot.received:
         return DiagnosticStatus.WARN, "no image received yet"
+    if snapshot.silent_s > SILENT_S:
+        return DiagnosticStatus.WARN, f"no image for {snapshot.silent_s:.0f} s: is the camera running?"
+    if problem := facts.get("depth_problem"):
+        return DiagnosticStatus.WARN, str(problem)
     return DiagnosticStatus.OK, f"{snapshot.processed} frames, {snapshot.fps:g} fps"
 
 

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.deploy.bundle import ModelBundle
-from mca_perception.deploy.session import open_sessions
+from mca_perception.deploy.session import Sessions, open_sessions
+from mca_perception.deploy.sessions.selection import AUTOMATIC
 from mca_perception.errors import BundleError, GalleryError, McaError
 from mca_perception.geometry import PADDING_VALUE
 from mca_perception.identification.gallery import Gallery
@@ -23,6 +25,7 @@ from mca_perception.objects import Objects
 from mca_perception.pipeline import PerceptionPipeline
 from mca_perception.pipeline.inspection import GRAPHS, DefectInspector
 from mca_perception.resources import resource_path
+from mca_perception.ros.defect_messages import DefectRule, rule_for
 from mca_perception.ros.frames import NO_CONTAINER, Container
 
 __all__ = ["Engine", "EngineSlot", "Settings", "bundle_folder"]
@@ -40,12 +43,14 @@ class Settings:
         top_k: products per object.
         identify: look objects up in the gallery.
         reject_unknown: leave objects without products when none is similar enough.
+        inspect: judge whether objects are defective, where the model can.
     """
 
     score_threshold: float = -1.0
     top_k: int = 5
     identify: bool = True
     reject_unknown: bool = True
+    inspect: bool = True
 
 
 class Engine:
@@ -56,7 +61,8 @@ class Engine:
         inspector: judges picks; ``None`` for a bundle without defect head.
         gallery: products; ``None`` without.
         model: ``name@fingerprint``.
-        provider: ONNX Runtime's first execution provider.
+        provider: what runs the graphs, and ONNX Runtime's first execution provider.
+        choice: the same with the reasons against the others.
         labels: class names.
         blank: image of the network's input size, grey: for trying the model out.
     """
@@ -66,6 +72,7 @@ class Engine:
         model: str | Path,
         *,
         gallery: str | Path = "",
+        session: str = AUTOMATIC,
         providers: Sequence[str] = (),
     ) -> None:
         """Open a bundle, and a gallery when one is named.
@@ -73,10 +80,12 @@ class Engine:
         Args:
             model: folder of the bundle.
             gallery: an existing gallery file; empty for none.
-            providers: ONNX Runtime execution providers, best first; empty for the default.
+            session: what runs the graphs, by the names that :func:`.open_sessions` takes.
+            providers: ONNX Runtime execution providers, best first; they take the place of ``session``.
 
         Raises:
-            BundleError: the bundle is missing, altered, of another version, or does not segment.
+            BundleError: the bundle is missing, altered, of another version, or does not segment; or what should run it
+                cannot be used here.
             GalleryError: the gallery is missing or belongs to another model.
         """
         folder = bundle_folder(model)
@@ -84,13 +93,17 @@ class Engine:
         settings = bundle.manifest.segmentation
         if settings is None:
             raise BundleError(f"model bundle {folder} does not segment; choose one that does")
-        sessions = open_sessions(bundle, providers=list(providers) or None)
-        self.gallery = Gallery.open(gallery, model=bundle.embedding_fingerprint, create=False) if gallery else None
+        sessions = _shared_sessions(bundle, session, tuple(providers))
+        self.gallery = (
+            Gallery.open(gallery, model=bundle.embedding_fingerprint, create=False) if gallery else None
+        )
         self.pipeline = PerceptionPipeline.from_bundle(folder, session=sessions, gallery=self.gallery)
         can_inspect = bundle.manifest.defects is not None and all(graph in sessions for graph in GRAPHS)
         self.inspector = DefectInspector(bundle, sessions) if can_inspect else None
         self.model = f"{bundle.manifest.name}@{bundle.fingerprint}"
-        self.provider = str(next(iter(getattr(sessions["backbone"], "providers", ())), "unknown"))
+        first = next(iter(getattr(sessions["backbone"], "providers", ())), "")
+        self.provider = f"{sessions.choice.name} {first}".strip()
+        self.choice = str(sessions.choice)
         self.labels = settings.labels
         self.blank: NDArray[np.uint8] = np.full((*settings.input_size, 3), PADDING_VALUE, np.uint8)
         self._can_identify = bundle.manifest.identification is not None
@@ -126,7 +139,12 @@ class Engine:
         pipeline.top_k = settings.top_k
         pipeline.identifies = settings.identify and self._can_identify
         pipeline.reject_unknown = settings.reject_unknown
+        pipeline.inspects = settings.inspect and self.inspector is not None
         return pipeline.perceive(image, manifest=container.product_ids)
+
+    def defect_rule(self, rate: float) -> DefectRule | None:
+        """How defects of single objects are decided on at a false-positive rate; None for a model that sees none."""
+        return rule_for(self.inspector, "image", rate) if self.inspector else None
 
     def container(self, container_id: str, product_ids: Sequence[str]) -> tuple[Container, list[str]]:
         """Check a container's manifest against the gallery.
@@ -209,6 +227,22 @@ class EngineSlot:
             self._changed.wait_for(lambda: not self._users[engine])
             del self._users[engine]
         engine.close()
+
+
+_SESSIONS: WeakValueDictionary[tuple[Any, ...], Sessions] = WeakValueDictionary()
+_SESSIONS_LOCK = threading.Lock()
+
+
+def _shared_sessions(bundle: ModelBundle, session: str, providers: tuple[str, ...]) -> Sessions:
+    """Sessions of a bundle; those already open in this process, where there are some: one backbone in memory."""
+    key = (bundle.fingerprint, session, providers)
+    with _SESSIONS_LOCK:
+        sessions = _SESSIONS.get(key)
+        if sessions is None:
+            sessions = _SESSIONS[key] = open_sessions(
+                bundle, session=session, providers=list(providers) or None
+            )
+        return sessions
 
 
 def bundle_folder(model: str | Path) -> Path:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ["EVERY_FRAME", "FRESHEST", "QUEUE_FULL", "SUPERSEDED", "FrameQueue"]
+__all__ = ["DEACTIVATED", "EVERY_FRAME", "FRESHEST", "QUEUE_FULL", "SUPERSEDED", "FrameQueue"]
 
 FRESHEST = "freshest"
 EVERY_FRAME = "every_frame"
@@ -22,6 +22,9 @@ SUPERSEDED = "superseded"
 
 QUEUE_FULL = "queue_full"
 """Cause of a drop: the queue was full when this frame came."""
+
+DEACTIVATED = "deactivated"
+"""Cause of a drop: results were no longer wanted."""
 
 Item = TypeVar("Item")
 
@@ -44,7 +47,7 @@ class FrameQueue(Generic[Item]):
         Args:
             policy: ``freshest`` (holds one frame) or ``every_frame`` (holds ``depth``).
             depth: capacity of ``every_frame``.
-            on_drop: called with the cause of every drop, in the thread that calls ``put``.
+            on_drop: called with the cause of every drop, in the thread that calls ``put`` or ``close``.
 
         Raises:
             ValueError: the policy has another name, or ``depth`` is not positive.
@@ -61,16 +64,16 @@ class FrameQueue(Generic[Item]):
         self._closed = False
 
     def put(self, frame: Item) -> None:
-        """Add a frame; never blocks. Ignored once the queue is closed."""
+        """Add a frame; never blocks. Dropped once the queue is closed."""
         cause = None
         with self._changed:
             if self._closed:
-                return
-            if len(self._frames) >= self._capacity:
+                cause = DEACTIVATED
+            elif len(self._frames) >= self._capacity:
                 cause = SUPERSEDED if self.policy == FRESHEST else QUEUE_FULL
                 if cause == SUPERSEDED:
                     self._frames.popleft()
-            if cause != QUEUE_FULL:
+            if cause in (None, SUPERSEDED):
                 self._frames.append(frame)
                 self._changed.notify()
         if cause:
@@ -90,11 +93,14 @@ class FrameQueue(Generic[Item]):
             return self._frames.popleft() if self._frames and not self._closed else None
 
     def close(self) -> None:
-        """Wake all waiting threads; waiting frames are discarded."""
+        """Wake all waiting threads; waiting frames are dropped."""
         with self._changed:
             self._closed = True
+            waiting = len(self._frames)
             self._frames.clear()
             self._changed.notify_all()
+        for _ in range(waiting):
+            self._on_drop(DEACTIVATED)
 
     @property
     def closed(self) -> bool:

@@ -75,7 +75,7 @@ class Intake:
 
     def receive(self, message: Image | CompressedImage) -> None:
         """Take one message."""
-        self._statistics.count_received()
+        self._statistics.count_received(stamp_ns(message.header.stamp))
         if self._is_duplicate(message):
             self._statistics.count_drop(DUPLICATE)
             return

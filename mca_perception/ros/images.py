@@ -19,8 +19,11 @@ from mca_perception.geometry import MAX_PIXELS
 from mca_perception.ros.image_headers import RefusedImage, encoded_size
 
 __all__ = [
+    "DEPTH_ENCODINGS",
     "ENCODINGS",
+    "bytes_field",
     "decode_compressed",
+    "decode_depth",
     "decode_encoded",
     "decode_image",
     "to_compressed_message",
@@ -46,8 +49,24 @@ ENCODINGS = {
     "bgra8": Encoding(4, 1, cv2.COLOR_BGRA2RGB),
     "mono8": Encoding(1, 1, cv2.COLOR_GRAY2RGB),
     "mono16": Encoding(1, 2, cv2.COLOR_GRAY2RGB),
+    "8UC1": Encoding(1, 1, cv2.COLOR_GRAY2RGB),
+    "8UC3": Encoding(3, 1, cv2.COLOR_BGR2RGB),
+    "rgb16": Encoding(3, 2, None),
+    "bgr16": Encoding(3, 2, cv2.COLOR_BGR2RGB),
+    "yuv422": Encoding(2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": Encoding(2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": Encoding(2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": Encoding(2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    **{
+        f"bayer_{pattern.lower()}{bits}": Encoding(1, bits // 8, getattr(cv2, f"COLOR_Bayer{pattern}2RGB"))
+        for pattern in ("RGGB", "BGGR", "GBRG", "GRBG")
+        for bits in (8, 16)
+    },
 }
 """Supported values of ``Image.encoding``."""
+
+DEPTH_ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+"""Supported encodings of depth images, and the type of their values."""
 
 
 class ImageLike(Protocol):
@@ -90,9 +109,53 @@ def decode_image(message: ImageLike) -> RgbImage:
             f"image encoding {message.encoding[:40]!r} is not supported; "
             f"publish one of {', '.join(ENCODINGS)}",
         )
+    rows = _rows(message, encoding.channels * encoding.bytes_per_channel)
+    height, width = rows.shape[0], int(message.width)
+    if encoding.bytes_per_channel == 2:
+        rows = rows[:, 0 if message.is_bigendian else 1 :: 2]  # the high byte is the 8-bit image
+    pixels = rows.reshape(height, width, encoding.channels)
+    if encoding.to_rgb is None:
+        return pixels
+    if encoding.channels == 2 and width % 2:
+        raise RefusedImage(
+            "inconsistent_step", f"{message.encoding} image is {width} pixels wide; it must be an even number"
+        )
+    return _as_uint8(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.to_rgb))
+
+
+def decode_depth(message: ImageLike) -> NDArray[np.float32]:
+    """Depth of an ``Image`` message in metres, along the optical axis.
+
+    Args:
+        message: ``16UC1`` or ``mono16`` (millimetres, 0 is unknown) or ``32FC1`` (metres, NaN is unknown).
+
+    Returns:
+        float32 ``[H, W]``; NaN where it is unknown.
+
+    Raises:
+        RefusedImage: another encoding, or a message as :func:`decode_image` refuses it.
+    """
+    kind = DEPTH_ENCODINGS.get(message.encoding)
+    if kind is None:
+        raise RefusedImage(
+            "unsupported_encoding",
+            f"depth encoding {message.encoding[:40]!r} is not supported; "
+            f"publish one of {', '.join(DEPTH_ENCODINGS)}",
+        )
+    size = np.dtype(kind).itemsize
+    rows = _rows(message, size)
+    values = rows.view(np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<"))
+    if kind == "f4":
+        return np.asarray(values, np.float32)
+    depth = values.astype(np.float32) * np.float32(1e-3)
+    depth[values == 0] = np.nan
+    return np.asarray(depth, np.float32)
+
+
+def _rows(message: ImageLike, pixel_bytes: int) -> NDArray[np.uint8]:
+    """The rows' bytes without padding, uint8 ``[H, W * pixel_bytes]``: a view on the message."""
     height, width, step = int(message.height), int(message.width), int(message.step)
     _check_size(height, width)
-    pixel_bytes = encoding.channels * encoding.bytes_per_channel
     if step < width * pixel_bytes:
         raise RefusedImage(
             "inconsistent_step",
@@ -106,13 +169,7 @@ def decode_image(message: ImageLike) -> RgbImage:
             f"image data has {len(message.data)} bytes, but step {step} x height {height} is "
             f"{step * height}; fix the publisher",
         )
-    rows = np.frombuffer(message.data, np.uint8).reshape(height, step)[:, : width * pixel_bytes]
-    if encoding.bytes_per_channel == 2:
-        rows = rows[:, 0 if message.is_bigendian else 1 :: 2]  # the high byte is the 8-bit image
-    pixels = rows.reshape(height, width, encoding.channels)
-    if encoding.to_rgb is None:
-        return pixels
-    return _as_uint8(cv2.cvtColor(pixels, encoding.to_rgb))
+    return np.frombuffer(message.data, np.uint8).reshape(height, step)[:, : width * pixel_bytes]
 
 
 def decode_compressed(message: CompressedImageLike) -> RgbImage:
@@ -152,14 +209,14 @@ def to_image_message(pixels: NDArray[Any], encoding: str, header: Any) -> Image:
     """Build an ``Image`` message. The only way in which this package makes one.
 
     Args:
-        pixels: ``[H, W]`` or ``[H, W, C]``, uint8, or uint16 for ``mono16``.
-        encoding: name of its layout, a key of :data:`ENCODINGS`.
+        pixels: ``[H, W]`` or ``[H, W, C]``; uint8, or as the encoding has it.
+        encoding: name of its layout, a key of :data:`ENCODINGS` or :data:`DEPTH_ENCODINGS`.
         header: goes into the message as it is.
 
     Raises:
         ValueError: the array does not have the layout of the encoding.
     """
-    layout = ENCODINGS[encoding]
+    layout = ENCODINGS.get(encoding) or Encoding(1, np.dtype(DEPTH_ENCODINGS[encoding]).itemsize, None)
     channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
     if (
         pixels.ndim not in (2, 3)
@@ -175,7 +232,7 @@ def to_image_message(pixels: NDArray[Any], encoding: str, header: Any) -> Image:
         encoding=encoding,
         is_bigendian=0,
         step=width * channels * pixels.itemsize,
-        data=_bytes_field(
+        data=bytes_field(
             np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)).data
         ),
     )
@@ -197,7 +254,7 @@ def to_compressed_message(pixels: RgbImage, header: Any, *, quality: int = 90) -
 
 def wrap_encoded(data: bytes | memoryview, header: Any, image_format: str) -> CompressedImage:
     """Put the bytes of an image file into a ``CompressedImage`` message."""
-    return CompressedImage(header=header, format=image_format, data=_bytes_field(data))
+    return CompressedImage(header=header, format=image_format, data=bytes_field(data))
 
 
 def _check_size(height: int, width: int) -> None:
@@ -211,7 +268,8 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _bytes_field(data: bytes | memoryview) -> array.array[int]:
+def bytes_field(data: bytes | memoryview) -> array.array[int]:
+    """Bytes as a message field takes them quickly on every distribution."""
     field = array.array("B")
     field.frombytes(memoryview(data).cast("B"))
     return field

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from mca_perception_msgs.msg import FrameTiming, PerceivedObjects
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
-from vision_msgs.msg import Detection2DArray, LabelInfo
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from std_msgs.msg import Float64, Header
+from vision_msgs.msg import Detection2DArray, Detection3DArray, LabelInfo
 
 from mca_perception.objects import Objects
+from mca_perception.pipeline.surfaces import Surface
 from mca_perception.ros import conversions, qos
+from mca_perception.ros.defect_alarms import DefectAlarms
 from mca_perception.ros.images import to_compressed_message
 from mca_perception.ros.overlay import draw_overlay
 from mca_perception.ros.parameters import NodeParameters
@@ -23,7 +26,11 @@ __all__ = ["Outputs"]
 
 
 class Outputs:
-    """Lifecycle publishers of the perception node; silent while it is not active."""
+    """Lifecycle publishers of the perception node; silent while it is not active.
+
+    Attributes:
+        alarms: the objects that something is wrong with.
+    """
 
     def __init__(self, node: LifecycleNode, parameters: NodeParameters) -> None:
         self._node = node
@@ -36,6 +43,13 @@ class Outputs:
         self._mask = create(Image, "instance_mask", qos.IMAGE_OUTPUT)
         self._label_info = create(LabelInfo, "label_info", qos.LATCHED)
         self._overlay = create(CompressedImage, "overlay/compressed", qos.IMAGE_OUTPUT)
+        self._detections_3d = create(Detection3DArray, "detections_3d", qos.RESULTS)
+        self._points = create(PointCloud2, "object_points", qos.IMAGE_OUTPUT)
+        self.alarms = DefectAlarms(node)
+        self._debug = {
+            name: create(Float64, f"debug/{name}_ms", qos.RESULTS)
+            for name in ("cyclic", "processing", "pipeline")
+        }
 
     def publish_labels(self, label_names: tuple[str, ...], threshold: float) -> None:
         """Publish the class names, for every subscriber now and later."""
@@ -43,15 +57,27 @@ class Outputs:
         self._label_info.publish(conversions.to_label_info(label_names, threshold, header))
 
     def publish_objects(
-        self, objects: Objects, frame: conversions.FrameInfo, *, received_ns: int, queue_ms: float
+        self,
+        objects: Objects,
+        frame: conversions.FrameInfo,
+        *,
+        received_ns: int,
+        queue_ms: float,
+        surfaces: Sequence[Surface | None] | None = None,
     ) -> FrameTiming:
         """Publish objects, detections and mask of one frame.
+
+        Args:
+            objects: best score first.
+            frame: what else is known.
+            received_ns: arrival at the node.
+            queue_ms: waiting time in the node.
+            surfaces: one per object, where they were measured.
 
         Returns:
             The timing that went out with the objects.
         """
-        objects = conversions.best_first(objects)
-        message = conversions.to_perceived_objects(objects, frame, FrameTiming())
+        message = conversions.to_perceived_objects(objects, frame, FrameTiming(), surfaces)
         message.timing = conversions.to_frame_timing(
             objects.timings_ms,
             stamp=frame.header.stamp,
@@ -60,10 +86,30 @@ class Outputs:
             queue_ms=queue_ms,
         )
         self._objects.publish(message)
+        self.alarms.publish(message)
         self._detections.publish(conversions.to_detections(objects, frame.header))
         if self._parameters["publish_mask"]:
             self._mask.publish(conversions.to_instance_mask(objects, frame.header))
+        if surfaces is not None:
+            self._detections_3d.publish(conversions.to_detections_3d(objects, surfaces, frame.header))
         return message.timing
+
+    def publish_points(
+        self,
+        image: NDArray[np.uint8],
+        objects: Objects,
+        surfaces: Sequence[Surface | None] | None,
+        header: Header,
+    ) -> None:
+        """Publish the measured points, if somebody listens."""
+        if surfaces is not None and self._points.get_subscription_count():
+            self._points.publish(conversions.to_object_points(objects, surfaces, image, header))
+
+    def publish_latencies(self, milliseconds: Mapping[str, float]) -> None:
+        """Publish the figures ``cyclic``, ``processing`` and ``pipeline`` to those who listen."""
+        for name, value in milliseconds.items():
+            if self._debug[name].get_subscription_count():
+                self._debug[name].publish(Float64(data=value))
 
     def publish_overlay(self, image: NDArray[np.uint8], objects: Objects, header: Header) -> bool:
         """Draw and publish the overlay, unless nobody listens or the last one is too recent.
@@ -93,5 +139,9 @@ class Outputs:
 
     def close(self) -> None:
         """Destroy the publishers."""
-        for publisher in (self._objects, self._detections, self._mask, self._label_info, self._overlay):
+        for publisher in (
+            *(self._objects, self._detections, self._mask, self._label_info, self._overlay),
+            *(self._detections_3d, self._points, *self._debug.values()),
+        ):
             self._node.destroy_lifecycle_publisher(publisher)
+        self.alarms.close()

@@ -147,6 +147,7 @@ class NodeParameters:
         *,
         may_set: Callable[[ParameterSpec], bool] = lambda spec: spec.live,
         on_change: Callable[[str], None] = lambda name: None,
+        refuse: Callable[[str, Any], str] = lambda name, value: "",
     ) -> None:
         """Declare all parameters of a schema and watch them.
 
@@ -155,6 +156,7 @@ class NodeParameters:
             schema: name of the schema.
             may_set: whether a parameter may be set at this moment.
             on_change: called with the name of a parameter after its value changed.
+            refuse: why a value within the limits cannot be taken all the same; empty when it can.
 
         Raises:
             rclpy.exceptions.InvalidParameterValueException: a value given at start breaks the limits.
@@ -162,6 +164,7 @@ class NodeParameters:
         self._specs = load_schema(schema)
         self._may_set = may_set
         self._on_change = on_change
+        self._refuse = refuse
         self._values: dict[str, Any] = {}
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._take)
@@ -181,7 +184,7 @@ class NodeParameters:
             spec = self._specs.get(parameter.name)
             if spec is None or (parameter.value is None and spec.name not in self._values):
                 continue  # not ours, or just being declared without a value
-            problem = spec.problem(parameter.value)
+            problem = spec.problem(parameter.value) or self._refuse(spec.name, parameter.value)
             if not problem and spec.name in self._values and not self._may_set(spec):
                 problem = f"{spec.name} can only be set while the node is unconfigured; clean up first"
             if problem:

@@ -5,59 +5,42 @@ Run it with ``python -m mca_perception.ros.perception_node --ros-args -p model:=
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+import threading
 import time
-from collections.abc import Callable
-from functools import wraps
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mca_perception_msgs.srv import SetContainer
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from sensor_msgs.msg import CompressedImage, Image
+from rclpy.parameter import Parameter
 
-from mca_perception.errors import InvalidImageError, McaError
-from mca_perception.ros import qos
-from mca_perception.ros.conversions import FrameInfo
+from mca_perception.errors import McaError
+from mca_perception.pipeline.camera_files import read_camera
+from mca_perception.ros.defect_messages import rate_problem
+from mca_perception.ros.defect_services import InspectionServices
+from mca_perception.ros.depth_input import DepthInput
 from mca_perception.ros.diagnostics import PERIOD_S, DiagnosticsPublisher, perception_status
-from mca_perception.ros.engine import Engine
+from mca_perception.ros.engine import Engine, EngineSlot
 from mca_perception.ros.frame_policy import FrameQueue
 from mca_perception.ros.frames import NO_CONTAINER, FrameWorker, Intake, PendingFrame
 from mca_perception.ros.gallery_services import GalleryServices
-from mca_perception.ros.images import decode_compressed, decode_image
+from mca_perception.ros.inputs import Inputs
+from mca_perception.ros.model_swap import ModelSwap
 from mca_perception.ros.outputs import Outputs
 from mca_perception.ros.parameters import NodeParameters
+from mca_perception.ros.pick_services import PickServices
+from mca_perception.ros.processing import FrameProcessor, settings_from
 from mca_perception.ros.runner import Spinner, run_node
+from mca_perception.ros.service_threads import ServiceThread
 from mca_perception.ros.statistics import Statistics
+from mca_perception.ros.transitions import SUCCESS, transition
 
 __all__ = ["PerceptionNode", "main"]
 
-SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-
 _LOG_EVERY_S = 5.0
 _WATCH_S = 0.1
-_Transition = Callable[["PerceptionNode", LifecycleState], TransitionCallbackReturn]
-
-
-def _transition(reached: str) -> Callable[[_Transition], _Transition]:
-    """Log what a transition raises (rclpy drops it silently) and remember the state it reached."""
-
-    def decorate(callback: _Transition) -> _Transition:
-        @wraps(callback)
-        def run(node: PerceptionNode, state: LifecycleState) -> TransitionCallbackReturn:
-            try:
-                result = callback(node, state)
-            except Exception as error:
-                node.report(error)
-                node.undo()
-                return FAILURE
-            if result == SUCCESS:
-                node.state = reached
-                node.get_logger().info(reached)
-            return result
-
-        return run
-
-    return decorate
 
 
 class PerceptionNode(LifecycleNode):
@@ -67,58 +50,92 @@ class PerceptionNode(LifecycleNode):
         state: name of the lifecycle state.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, turns: AbstractContextManager[Any] | None = None, **options: Any) -> None:
+        """Declare the parameters.
+
+        Args:
+            turns: entered while the model works, where several nodes of a process share it.
+            options: of the lifecycle node.
+        """
         super().__init__("perception", **options)
+        self._turns = turns
         self.state = "unconfigured"
+        self._engines: EngineSlot | None = None
         self.parameters = NodeParameters(
             self,
             "perception",
-            may_set=lambda spec: spec.live or self.state == "unconfigured",
+            may_set=lambda spec: spec.live or self.state == "unconfigured" or self._is_switching,
             on_change=self._on_parameter,
+            refuse=self._refuse,
         )
+        self._is_switching = False
         self._statistics = Statistics()
         self._diagnostics = DiagnosticsPublisher(self, "perception")
-        self._engine: Engine | None = None
         self._outputs: Outputs | None = None
+        self._depth = DepthInput()
+        self._frames: FrameQueue[PendingFrame] | None = None
         self._worker: FrameWorker | None = None
-        self._inputs: list[Any] = []
+        self._processor: FrameProcessor | None = None
+        self._inputs: Inputs | None = None
         self._container = NO_CONTAINER
-        self._sequence = 0
+        self._container_lock = threading.Lock()
         self._service: Any = None
-        self._gallery_services: GalleryServices | None = None
+        self._service_threads: list[ServiceThread] = []
         self._reported: tuple[Any, ...] = ()
         self._next_report = 0.0
         self.create_timer(_WATCH_S, self._watch)
 
     # Lifecycle
 
-    @_transition("inactive")
+    @transition("inactive")
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load bundle and gallery."""
-        parameters = self.parameters
-        self._engine = Engine(
-            parameters["model"],
-            gallery=parameters["gallery"],
-            providers=parameters["providers"],
-        )
-        self._outputs = Outputs(self, parameters)
-        self._service = self.create_service(SetContainer, "set_container", self._set_container)
-        self._gallery_services = GalleryServices(
-            self, self._engine.pipeline, changed=self._recount_container, report=self.report
-        )
-        self.get_logger().info(f"model {self._engine.model} on {self._engine.provider}")
+        calibration = self.parameters["camera_info_file"]
+        self._depth = DepthInput(read_camera(calibration) if calibration else None)
+        engine = Engine(self.parameters["model"], **self._engine_options())
+        self._engines = EngineSlot(engine)
+        engine.warm_up()
+        self._outputs = Outputs(self, self.parameters)
+        self._offer_services(self._engines)
+        self.get_logger().info(f"model {engine.model} on {engine.choice}")
         return super().on_configure(state)
 
-    @_transition("active")
+    def _engine_options(self) -> dict[str, Any]:
+        return {name: self.parameters[name] for name in ("gallery", "session", "providers")}
+
+    def _offer_services(self, engines: EngineSlot) -> None:
+        self._service = self.create_service(SetContainer, "set_container", self._set_container)
+        services, loader = (ServiceThread(self, name, report=self.report) for name in ("services", "loader"))
+        self._service_threads = [services, loader]
+        GalleryServices(services, engines, changed=self._recount_container)
+        PickServices(
+            services,
+            engines,
+            container=lambda: self._container,
+            settings=lambda: settings_from(self.parameters),
+        )
+        InspectionServices(services, engines, rate=lambda: float(self.parameters["defect_fpr"]))
+        ModelSwap(
+            loader,
+            engines,
+            options=self._engine_options,
+            frame=lambda: self._processor.last_image if self._processor else None,
+            container=lambda: self._container,
+            settings=lambda: settings_from(self.parameters),
+            switched=self._hand_over,
+        )
+
+    @transition("active")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the images and start the worker."""
-        assert self._engine is not None
+        assert self._engines is not None
         assert self._outputs is not None
         result = super().on_activate(state)
         self._publish_labels()
-        policy = self.parameters["frame_policy"]
         frames: FrameQueue[PendingFrame] = FrameQueue(
-            policy, depth=self.parameters["queue_depth"], on_drop=self._statistics.count_drop
+            self.parameters["frame_policy"],
+            depth=self.parameters["queue_depth"],
+            on_drop=self._statistics.count_drop,
         )
         intake = Intake(
             frames,
@@ -126,32 +143,34 @@ class PerceptionNode(LifecycleNode):
             container=lambda: self._container,
             now_ns=lambda: self.get_clock().now().nanoseconds,
         )
-        self._sequence = 0
-        self._worker = FrameWorker(frames, lambda frame: self._handle(frame, frames))
-        profile = qos.image_input(self.parameters["input_qos"], policy)
-        transport = self.parameters["input_transport"]
-        for name, kind, topic in (
-            ("raw", Image, "image"),
-            ("compressed", CompressedImage, "image/compressed"),
-        ):
-            if transport in ("auto", name):
-                self._inputs.append(self.create_subscription(kind, topic, intake.receive, profile))
+        processor = FrameProcessor(
+            self._engines,
+            self._outputs,
+            self._statistics,
+            self.parameters,
+            self._depth,
+            on_drop=self._log_drop,
+            turns=self._turns,
+        )
+        self._frames, self._processor = frames, processor
+        self._worker = FrameWorker(frames, lambda frame: processor.handle(frame, lambda: frames.closed))
+        self._inputs = Inputs(self, self.parameters, intake.receive, self._depth)
         return result
 
-    @_transition("inactive")
+    @transition("inactive")
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and stop the worker; nothing is published afterwards."""
         self._stop()
         return super().on_deactivate(state)
 
-    @_transition("unconfigured")
+    @transition("unconfigured")
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Release models, gallery and publishers."""
         result = super().on_cleanup(state)
         self._release()
         return result
 
-    @_transition("finalized")
+    @transition("finalized")
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and release everything."""
         self.close()
@@ -181,84 +200,48 @@ class PerceptionNode(LifecycleNode):
         self._statistics.note_error(text)
 
     def _stop(self) -> None:
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs.clear()
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
         if self._worker is not None:
             self._worker.stop()
-            self._worker = None
+            self._worker = self._processor = self._frames = None
 
     def _release(self) -> None:
+        for thread in self._service_threads:
+            thread.close()
+        self._service_threads.clear()
         if self._service is not None:
             self.destroy_service(self._service)
             self._service = None
-        if self._gallery_services is not None:
-            self._gallery_services.close()
-            self._gallery_services = None
         if self._outputs is not None:
             self._outputs.close()
             self._outputs = None
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        if self._engines is not None:
+            self._engines.close()
+            self._engines = None
         self._container = NO_CONTAINER
 
-    # Frames, on the worker's thread
-
-    def _handle(self, frame: PendingFrame, frames: FrameQueue[PendingFrame]) -> None:
-        """Perceive one frame. Whatever is wrong with it costs this frame only."""
-        try:
-            self._perceive(frame, frames)
-        except InvalidImageError as error:
-            self._drop(getattr(error, "cause", "invalid_image"), error)
-        except Exception as error:
-            self._drop("processing_failed", error)
-
-    def _perceive(self, frame: PendingFrame, frames: FrameQueue[PendingFrame]) -> None:
-        assert self._engine is not None
-        assert self._outputs is not None
-        queue_ms = (time.perf_counter() - frame.arrived) * 1e3
-        message = frame.message
-        image = decode_compressed(message) if isinstance(message, CompressedImage) else decode_image(message)
-        objects = self._engine.perceive(
-            image,
-            frame.container,
-            score_threshold=self.parameters["score_threshold"],
-            top_k=self.parameters["top_k"],
-        )
-        if frames.closed:  # deactivated meanwhile
-            return
-        info = FrameInfo(message.header, frame.container.container_id, self._engine.model, self._sequence)
-        timing = self._outputs.publish_objects(
-            objects, info, received_ns=frame.received_ns, queue_ms=queue_ms
-        )
-        self._sequence += 1
-        self._statistics.count_processed(
-            latency_ms=timing.pipeline_latency_ms, processing_ms=timing.processing_ms
-        )
-        self._outputs.publish_overlay(image, objects, message.header)
-
-    def _drop(self, cause: str, error: Exception) -> None:
-        text = str(error) if isinstance(error, McaError) else f"{type(error).__name__}: {error}"
-        self._statistics.count_drop(cause, text)
-        self.get_logger().warning(f"frame dropped ({cause}): {text}", throttle_duration_sec=_LOG_EVERY_S)
+    def _log_drop(self, cause: str, reason: str) -> None:
+        self.get_logger().warning(f"frame dropped ({cause}): {reason}", throttle_duration_sec=_LOG_EVERY_S)
 
     # Services, parameters, diagnostics
 
     def _set_container(
         self, request: SetContainer.Request, response: SetContainer.Response
     ) -> SetContainer.Response:
-        assert self._engine is not None
+        assert self._engines is not None
         try:
-            container, unknown = self._engine.container(request.container_id, list(request.product_ids))
-        except ValueError as error:
+            with self._engines.use() as engine, self._container_lock:
+                container, unknown = engine.container(request.container_id, list(request.product_ids))
+                self._container = container
+        except McaError as error:
             response.message = str(error)
             return response
         except Exception as error:
             self.report(error)
             response.message = f"internal error: {error}"
             return response
-        self._container = container
         response.success = True
         response.unknown_products = unknown
         allowed = container.product_ids
@@ -271,20 +254,44 @@ class PerceptionNode(LifecycleNode):
 
     def _recount_container(self) -> None:
         """Products of the container may have come into the gallery, or gone."""
-        assert self._engine is not None
-        container = self._container
-        if container.product_ids is not None:
-            self._container, _ = self._engine.container(container.container_id, container.product_ids)
+        assert self._engines is not None
+        with self._engines.use() as engine, self._container_lock:
+            container = self._container
+            if container.product_ids is not None:
+                self._container, _ = engine.container(container.container_id, container.product_ids)
+
+    def _hand_over(self, path: str, change: str) -> None:
+        """Another model has taken over: pass it on to the executor's thread."""
+        if self.executor is not None:
+            self.executor.create_task(self._on_switch, path, change)
+
+    def _on_switch(self, path: str, change: str) -> None:
+        if self._engines is None:  # cleaned up meanwhile
+            return
+        self._is_switching = True
+        self.set_parameters([Parameter("model", value=path)])
+        self._is_switching = False
+        self._recount_container()
+        self._publish_labels()
+        self.get_logger().info(change)
+
+    def _refuse(self, name: str, value: Any) -> str:
+        """Why a parameter cannot have a value that lies within its limits; empty when it can."""
+        if name == "defect_fpr" and self._engines is not None:
+            with self._engines.use() as engine:
+                return rate_problem(engine.inspector, value)
+        return _missing_package(name, value)
 
     def _on_parameter(self, name: str) -> None:
         if name == "score_threshold" and self.state == "active":
             self._publish_labels()
 
     def _publish_labels(self) -> None:
-        assert self._engine is not None
+        assert self._engines is not None
         assert self._outputs is not None
-        threshold = self._engine.threshold(self.parameters["score_threshold"])
-        self._outputs.publish_labels(self._engine.labels, threshold)
+        with self._engines.use() as engine:
+            threshold = engine.threshold(self.parameters["score_threshold"])
+            self._outputs.publish_labels(engine.labels, threshold)
 
     def _watch(self) -> None:
         """Publish diagnostics every second, and at once when the state or the number of listeners changes."""
@@ -294,15 +301,25 @@ class PerceptionNode(LifecycleNode):
         if now < self._next_report and situation == self._reported:
             return
         self._reported, self._next_report = situation, now + PERIOD_S
-        facts = {
-            "frame_policy": self.parameters["frame_policy"],
-            **(self._engine.facts() if self._engine else {}),
-            **outputs,
+        facts: dict[str, Any] = {"frame_policy": self.parameters["frame_policy"]}
+        if self._engines is not None:
+            with self._engines.use() as engine:
+                facts |= engine.facts()
+        facts |= outputs
+        if self._inputs is not None and self._frames is not None:
+            facts |= {"frames_waiting": len(self._frames), **self._inputs.facts(), **self._depth.facts()}
+        facts |= {
             "container_id": self._container.container_id,
             "container_products": len(self._container.product_ids or ()),
             "container_unknown_products": self._container.unknown,
         }
         self._diagnostics.publish(*perception_status(self.state, self._statistics.snapshot(), facts))
+
+
+def _missing_package(name: str, value: Any) -> str:
+    if name == "tracking" and value and importlib.util.find_spec("scipy") is None:
+        return "tracking needs scipy, which is not installed; pip install 'mca_perception[tracking]'"
+    return ""
 
 
 def _run(node: PerceptionNode, spinner: Spinner) -> int:

@@ -11,18 +11,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 import yaml
 
-from mca_perception.ros.descriptions import NodeDescription
+from mca_perception.ros.descriptions import RESPAWN_DELAY_S, NodeDescription
 
 __all__ = ["ProcessGroup", "RunningNode", "node_command"]
 
 TAIL_LINES = 20
+MAX_RESPAWNS = 5
+"""A node that crashes more often within :data:`RESPAWN_WINDOW_S` is given up."""
+
+RESPAWN_WINDOW_S = 60.0
 _POLL_S = 0.05
 _STOP_STEPS = ((signal.SIGINT, 8.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 
@@ -48,6 +52,8 @@ class RunningNode:
     process: subprocess.Popen[str]
     tail: deque[str]
     reader: threading.Thread
+    direct: bool = False
+    respawned: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -107,25 +113,26 @@ class ProcessGroup:
             terminal;
                 what they log is still read.
         """
-        for index, node in enumerate(nodes, len(self.nodes)):
-            command = node_command(node, Path(self._parameters.name, f"{index}.yaml"))
-            direct = node.name in terminal
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=None if direct else subprocess.PIPE,
-                stderr=subprocess.PIPE if direct else subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                env=self._environment,
-                start_new_session=True,  # Ctrl-C reaches this process only, which then stops them in order
-            )
-            tail: deque[str] = deque(maxlen=TAIL_LINES)
-            stream = process.stderr if direct else process.stdout
-            assert stream is not None
-            reader = threading.Thread(target=self._read, args=(node.name, stream, tail), daemon=True)
-            reader.start()
-            self.nodes.append(RunningNode(node, process, tail, reader))
+        for node in nodes:
+            self.nodes.append(self._start(node, len(self.nodes), direct=node.name in terminal))
+
+    def _start(self, node: NodeDescription, index: int, *, direct: bool) -> RunningNode:
+        process = subprocess.Popen(
+            node_command(node, Path(self._parameters.name, f"{index}.yaml")),
+            stdin=subprocess.DEVNULL,
+            stdout=None if direct else subprocess.PIPE,
+            stderr=subprocess.PIPE if direct else subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C reaches this process only, which then stops them in order
+        )
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        stream = process.stderr if direct else process.stdout
+        assert stream is not None
+        reader = threading.Thread(target=self._read, args=(node.name, stream, tail), daemon=True)
+        reader.start()
+        return RunningNode(node, process, tail, reader, direct)
 
     def _read(self, name: str, stream: IO[str], tail: deque[str]) -> None:
         for line in stream:
@@ -133,7 +140,7 @@ class ProcessGroup:
             self._on_line(name, tail[-1])
 
     def wait(self, timeout_s: float | None = None) -> RunningNode | None:
-        """Wait until a process fails, or one that ends the launch ends.
+        """Wait until a process fails, or one that ends the launch ends. Those that may be are started again.
 
         Args:
             timeout_s: seconds; ``None`` waits as long as it takes.
@@ -144,6 +151,8 @@ class ProcessGroup:
         end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         while time.monotonic() < end:
             ended = [node for node in self.nodes if node.process.poll() is not None]
+            for node in [node for node in ended if self._respawn(node)]:
+                ended.remove(node)
             for node in ended:
                 if node.process.returncode != 0 or node.description.ends_launch:
                     node.reader.join(timeout=1.0)
@@ -152,6 +161,27 @@ class ProcessGroup:
                 return None
             time.sleep(_POLL_S)
         return None
+
+    def _respawn(self, node: RunningNode) -> bool:
+        """Start a node again that a signal has ended; returns whether that was done."""
+        code, now = node.process.returncode, time.monotonic()
+        recent = [moment for moment in node.respawned if now - moment < RESPAWN_WINDOW_S]
+        if not node.description.respawn or code >= 0 or len(recent) >= MAX_RESPAWNS:
+            return False
+        node.reader.join(timeout=1.0)
+        self._on_line(node.name, f"was ended by signal {-code} and is started again")
+        time.sleep(RESPAWN_DELAY_S)
+        index = self.nodes.index(node)
+        again = self._start(node.description, index, direct=node.direct)
+        again.respawned = [*recent, now]
+        self.nodes[index] = again
+        return True
+
+    def kill(self, name: str) -> None:
+        """End a node that hangs; :meth:`wait` then starts it again, if it may be."""
+        for node in self.nodes:
+            if node.name == name and node.process.poll() is None:
+                node.process.kill()
 
     def stop(self) -> None:
         """End all processes: politely first, then firmly."""

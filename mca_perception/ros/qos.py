@@ -11,7 +11,17 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from mca_perception.ros.frame_policy import EVERY_FRAME
 
-__all__ = ["CAMERA", "DIAGNOSTICS", "EVERY_IMAGE", "IMAGE_OUTPUT", "LATCHED", "RESULTS", "image_input"]
+__all__ = [
+    "CAMERA",
+    "DIAGNOSTICS",
+    "EVERY_IMAGE",
+    "IMAGE_OUTPUT",
+    "LATCHED",
+    "POSTS",
+    "REQUESTS",
+    "RESULTS",
+    "image_input",
+]
 
 
 def _profile(depth: int, *, reliable: bool = True, latched: bool = False) -> QoSProfile:
@@ -29,6 +39,12 @@ CAMERA = _profile(1, reliable=False)
 EVERY_IMAGE = _profile(16)
 """Images of a file or bag: none may be lost."""
 
+EVERY_IMAGE_BEST_EFFORT = _profile(16, reliable=False)
+"""The same from a publisher that is not reliable."""
+
+SENSOR = _profile(8, reliable=False)
+"""Depth images and camera_info, which come beside the images."""
+
 IMAGE_OUTPUT = _profile(8)
 """Images that are published: source images, instance mask, overlay."""
 
@@ -37,6 +53,12 @@ RESULTS = _profile(16)
 
 LATCHED = _profile(1, latched=True)
 """Facts that a late subscriber still gets: label_info."""
+
+POSTS = _profile(1000)
+"""Crisis posts, reports and alerts: they come in bursts, and none may be lost."""
+
+REQUESTS = _profile(1000)
+"""Requests of a service that many call at the same time; by default only ten wait."""
 
 DIAGNOSTICS = _profile(10)
 """/diagnostics."""

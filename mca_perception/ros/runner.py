@@ -50,6 +50,10 @@ class Spinner:
         self._executor.add_node(node)
         self._stop = stop
 
+    def add(self, node: Node) -> None:
+        """Run the callbacks of a further node, too."""
+        self._executor.add_node(node)
+
     def is_stopped(self) -> bool:
         """Whether the process was asked to end (signal or context shutdown)."""
         return self._stop.is_received() or not rclpy.ok()

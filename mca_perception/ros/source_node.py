@@ -12,12 +12,13 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from mca_perception_msgs.msg import PerceivedObjects
 from mca_perception_msgs.srv import SetContainer
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from mca_perception.errors import InvalidImageError
 from mca_perception.ros import qos
 from mca_perception.ros.conversions import stamp_ns, time_message
+from mca_perception.ros.depth_input import info_of
 from mca_perception.ros.diagnostics import PERIOD_S, DiagnosticsPublisher, read_status
 from mca_perception.ros.flow import AnswerTracker, Pacer
 from mca_perception.ros.images import decode_encoded, to_image_message, wrap_encoded
@@ -43,6 +44,8 @@ class SourceNode(Node):
         self._raw = self.parameters["encoding"] == "raw"
         kind, topic = (Image, "image") if self._raw else (CompressedImage, "image/compressed")
         self._images = self.create_publisher(kind, topic, qos.IMAGE_OUTPUT)
+        self._depth = self.create_publisher(Image, "depth", qos.IMAGE_OUTPUT)
+        self._camera_info = self.create_publisher(CameraInfo, "camera_info", qos.IMAGE_OUTPUT)
         self._diagnostics = DiagnosticsPublisher(self, "source")
         self._containers: Any = self.create_client(SetContainer, "set_container")
         self._container: tuple[str, tuple[str, ...] | None] = ("", None)
@@ -104,7 +107,7 @@ class SourceNode(Node):
             self.get_logger().warning(f"container {frame.container_id} was not set: {reason}")
 
     def send(self, frame: Frame) -> None:
-        """Publish one image, stamped now (or as recorded); stamps always grow.
+        """Publish one image, its depth and camera_info before it, stamped now or as recorded; stamps always grow.
 
         Raises:
             InvalidImageError: it cannot be decoded, which only ``raw`` needs.
@@ -114,7 +117,12 @@ class SourceNode(Node):
             stamp = frame.stamp_ns
         stamp = self._last_stamp = max(stamp, self._last_stamp + 1)
         frame_id = self.parameters["frame_id"] or frame.frame_id or "camera"
-        message = self._message(frame, Header(stamp=time_message(stamp), frame_id=frame_id))
+        header = Header(stamp=time_message(stamp), frame_id=frame_id)
+        message = self._message(frame, header)
+        if frame.camera is not None:
+            self._camera_info.publish(info_of(frame.camera, header))
+        if frame.depth is not None:
+            self._depth.publish(to_image_message(frame.depth, "16UC1", header))
         self._images.publish(message)
         self.answers.sent(stamp)
         self.sent += 1

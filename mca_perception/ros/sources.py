@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from mca_perception.datasets import images
 from mca_perception.datasets.images import read_rgb
-from mca_perception.errors import DatasetError, InvalidImageError, SourceError
+from mca_perception.errors import CameraError, DatasetError, InvalidImageError, SourceError
+from mca_perception.geometry import MAX_PIXELS
+from mca_perception.pipeline.camera import Camera
+from mca_perception.pipeline.camera_files import read_camera
 from mca_perception.ros.image_headers import encoded_size, image_format
 from mca_perception.ros.manifests import read_manifest
 
@@ -46,6 +49,8 @@ class Frame:
         frame_id: recorded frame.
         container_id: container shown in the image; empty when unknown.
         product_ids: products in that container; ``None`` when unknown.
+        depth: uint16 ``[H, W]`` millimetres, aligned with the image, 0 where unknown; ``None`` without.
+        camera: calibration of the camera that took it; ``None`` when unknown.
     """
 
     name: str
@@ -56,6 +61,8 @@ class Frame:
     frame_id: str = ""
     container_id: str = ""
     product_ids: tuple[str, ...] | None = None
+    depth: NDArray[np.uint16] | None = None
+    camera: Camera | None = None
 
 
 class Source(Protocol):
@@ -125,7 +132,8 @@ class FolderSource:
     """The images of a folder, by name; unreadable ones are skipped and counted.
 
     In ARMBench's segmentation layout with ``manifests/<image name>.json`` beside ``images/``, every frame
-    also tells its container and the products in it.
+    also tells its container and the products in it; with ``depth/<image name>.png`` (16 bit, millimetres) and
+    ``camera_info/<image name>.yaml``, as ``mca synth totes --depth`` writes them, also its depth and camera.
     """
 
     live = False
@@ -140,14 +148,14 @@ class FolderSource:
         for path in self._images:
             try:
                 yield self._read(path)
-            except (InvalidImageError, DatasetError, OSError):
+            except (InvalidImageError, DatasetError, CameraError, OSError):
                 self.skipped += 1
 
     def _read(self, path: Path) -> Frame:
         manifest = read_manifest(self._manifests / f"{path.stem}.json")
-        context: dict[str, Any] = {}
+        context = self._geometry(path.stem)
         if manifest is not None:
-            context = {"container_id": manifest.container_id, "product_ids": manifest.product_ids}
+            context |= {"container_id": manifest.container_id, "product_ids": manifest.product_ids}
         if path.suffix.lower() not in ENCODED_SUFFIXES:
             return Frame(path.name, pixels=read_rgb(path), **context)
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -155,6 +163,23 @@ class FolderSource:
         data = path.read_bytes()
         encoded_size(data)
         return Frame(path.name, encoded=data, **context)
+
+    def _geometry(self, name: str) -> dict[str, Any]:
+        """Depth and camera of an image, as far as they are there."""
+        root = self._images[0].parent.parent
+        depth, camera = root / "depth" / f"{name}.png", root / "camera_info" / f"{name}.yaml"
+        found: dict[str, Any] = {}
+        if depth.is_file():
+            height, width = images.image_size(depth)
+            if height * width > MAX_PIXELS:
+                raise InvalidImageError(f"{depth} is larger than {MAX_PIXELS / 1e6:.0f} megapixels")
+            pixels = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED)
+            if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2:
+                raise InvalidImageError(f"{depth} is no 16 bit depth image; write it again")
+            found["depth"] = pixels
+        if camera.is_file():
+            found["camera"] = read_camera(camera)
+        return found
 
     def close(self) -> None:
         """Nothing is held open."""

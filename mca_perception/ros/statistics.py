@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Snapshot", "Statistics", "percentiles"]
+__all__ = ["JUMPED_BACK", "ZERO", "Snapshot", "Statistics", "percentiles"]
 
 _WINDOW = 200
 _RECENT_S = 10.0
+_SERIES = ("latency", "processing", "queue", "cyclic")
+
+ZERO = "zero"
+"""The camera does not stamp its images."""
+
+JUMPED_BACK = "jumped_back"
+"""An image's stamp was older than that of the image before: a bag that starts again, or a clock that was set."""
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
@@ -32,6 +40,11 @@ class Snapshot:
         fps: results per second over the last seconds.
         latency_ms: percentiles from the image's stamp to the publication of its result, over the last frames.
         processing_ms: percentiles of the processing alone.
+        queue_ms: percentiles of the waiting time in the node.
+        cyclic_ms: percentiles of the time from one result to the next.
+        steps_ms: median of each step of the processing.
+        silent_s: seconds since the last image; NaN before the first one.
+        odd_stamps: images whose stamp was ``zero`` or ``jumped_back``.
         last_error: the latest reason for a drop or failure; empty when there was none.
         error_is_recent: whether that was within the last seconds.
     """
@@ -44,6 +57,11 @@ class Snapshot:
     processing_ms: dict[str, float]
     last_error: str
     error_is_recent: bool
+    queue_ms: dict[str, float] = field(default_factory=dict)
+    cyclic_ms: dict[str, float] = field(default_factory=dict)
+    steps_ms: dict[str, float] = field(default_factory=dict)
+    silent_s: float = float("nan")
+    odd_stamps: dict[str, int] = field(default_factory=dict)
 
 
 class Statistics:
@@ -56,23 +74,56 @@ class Statistics:
         self._processed = 0
         self._drops: Counter[str] = Counter()
         self._finished: deque[float] = deque(maxlen=_WINDOW)
-        self._latency: deque[float] = deque(maxlen=_WINDOW)
-        self._processing: deque[float] = deque(maxlen=_WINDOW)
+        self._series: dict[str, deque[float]] = {}
+        self._steps: dict[str, deque[float]] = {}
+        self._arrived = float("nan")
+        self._stamp = 0
+        self._odd_stamps: Counter[str] = Counter()
         self._last_error = ""
         self._error_time = float("-inf")
 
-    def count_received(self) -> None:
-        """A frame came in."""
+    def count_received(self, stamp_ns: int | None = None) -> None:
+        """A frame came in; ``stamp_ns`` is the stamp of its header."""
         with self._lock:
             self._received += 1
+            self._arrived = self._clock()
+            if stamp_ns is not None:
+                if not stamp_ns:
+                    self._odd_stamps[ZERO] += 1
+                elif stamp_ns < self._stamp:
+                    self._odd_stamps[JUMPED_BACK] += 1
+                self._stamp = stamp_ns
 
-    def count_processed(self, *, latency_ms: float, processing_ms: float) -> None:
-        """A result went out."""
+    def count_processed(
+        self,
+        *,
+        latency_ms: float,
+        processing_ms: float,
+        queue_ms: float = 0.0,
+        steps_ms: Mapping[str, float] | None = None,
+    ) -> float:
+        """A result went out.
+
+        Returns:
+            Milliseconds since the one before; NaN for the first.
+        """
         with self._lock:
+            now = self._clock()
+            cyclic = (now - self._finished[-1]) * 1e3 if self._finished else float("nan")
+            self._finished.append(now)
             self._processed += 1
-            self._finished.append(self._clock())
-            self._latency.append(latency_ms)
-            self._processing.append(processing_ms)
+            figures = {
+                "latency": latency_ms,
+                "processing": processing_ms,
+                "queue": queue_ms,
+                "cyclic": cyclic,
+            }
+            for name, value in figures.items():
+                if math.isfinite(value):
+                    self._series.setdefault(name, deque(maxlen=_WINDOW)).append(value)
+            for name, value in (steps_ms or {}).items():
+                self._steps.setdefault(name, deque(maxlen=_WINDOW)).append(value)
+            return cyclic
 
     def count_drop(self, cause: str, error: str = "") -> None:
         """A frame was dropped; ``error`` tells why when the frame was at fault."""
@@ -97,8 +148,10 @@ class Statistics:
                 processed=self._processed,
                 drops=dict(self._drops),
                 fps=round((len(recent) - 1) / max(now - recent[0], 1e-9), 2) if len(recent) > 1 else 0.0,
-                latency_ms=percentiles(list(self._latency)),
-                processing_ms=percentiles(list(self._processing)),
                 last_error=self._last_error,
                 error_is_recent=now - self._error_time <= _RECENT_S,
+                **{f"{name}_ms": percentiles(list(self._series.get(name, ()))) for name in _SERIES},
+                steps_ms={name: round(float(np.median(values)), 3) for name, values in self._steps.items()},
+                silent_s=now - self._arrived,
+                odd_stamps=dict(self._odd_stamps),
             )

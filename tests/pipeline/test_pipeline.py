@@ -19,6 +19,7 @@ from tests.support.bundles import (
     draw_tote,
     reference_photo,
     write_colour_bundle,
+    write_inspecting_bundle,
     write_two_headed_bundle,
 )
 
@@ -339,3 +340,25 @@ def test_options_out_of_range_are_refused(bundle, options) -> None:
 def test_unavailable_provider_is_refused(bundle) -> None:
     with pytest.raises(BundleError, match="NoSuchProvider is not available"):
         PerceptionPipeline.from_bundle(bundle.path, providers=["NoSuchProvider"])
+
+
+def test_defects_share_the_crop_pass_with_identification(tmp_path: Path) -> None:
+    inspecting = write_inspecting_bundle(tmp_path / "inspecting")
+    calls: Counter[tuple[str, int]] = Counter()
+    sessions = {n: CountingSession(s, calls, n) for n, s in open_sessions(inspecting).items()}
+    pipeline = PerceptionPipeline.from_bundle(inspecting.path, session=sessions)
+    objects = pipeline.perceive(draw_tote((200, 300), RECTANGLES)[0])
+    assert [calls[name, 4] for name in ("backbone", "identification", "defects")] == [1, 1, 1]
+    assert objects.embeddings is not None
+    assert objects.defects is not None
+    np.testing.assert_allclose(objects.defects.sum(axis=1), 1, rtol=1e-5)
+    colours = dict(zip(("red", "green", "blue"), objects.defects.argmax(axis=1).tolist(), strict=False))
+    assert colours == {"red": 1, "green": 0, "blue": 2}
+    assert "defects" in objects.timings_ms
+    assert pipeline.perceive(np.full((50, 70, 3), 127, np.uint8)).defects.shape == (0, 3)
+    pipeline.identifies = False
+    alone = pipeline.perceive(draw_tote((200, 300), RECTANGLES)[0])
+    assert alone.embeddings is None
+    np.testing.assert_array_equal(alone.defects, objects.defects)
+    pipeline.inspects = False
+    assert pipeline.perceive(draw_tote((200, 300), RECTANGLES)[0]).defects is None

@@ -16,7 +16,25 @@ def test_a_running_camera_is_remapped_in_both_transports() -> None:
     assert node.remappings == (
         ("image", "/camera/image_raw"),
         ("image/compressed", "/camera/image_raw/compressed"),
+        ("camera_info", "/camera/camera_info"),
     )
+
+
+def test_depth_and_camera_info_can_be_named() -> None:
+    (node,) = armbench({"image": "/cam/image", "depth": "/cam/depth", "camera_info": "/other/info"})
+    assert dict(node.remappings)["camera_info"] == "/other/info"
+    assert dict(node.remappings)["depth"] == "/cam/depth"
+    (node,) = armbench({"camera_info": "/info", "camera_info_file": "tote.yaml", "tracking": "true"})
+    assert node.remappings == (("camera_info", "/info"),)
+    assert node.parameters["camera_info_file"] == "tote.yaml"
+    assert node.parameters["tracking"] is True
+
+
+def test_the_perception_node_is_started_again_unless_that_is_switched_off() -> None:
+    (node,) = armbench({"heartbeat_s": "3"})
+    assert (node.respawn, node.heartbeat_s) == (True, 3.0)
+    (node,) = armbench({"respawn": "false"})
+    assert not node.respawn
 
 
 @pytest.mark.parametrize(("source", "policy"), [("/dev/video0", "freshest"), ("totes", "every_frame")])

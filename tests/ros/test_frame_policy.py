@@ -57,3 +57,14 @@ def test_a_frame_put_later_reaches_a_waiting_worker() -> None:
     queue.put("frame")
     worker.join(timeout=5)
     assert results == ["frame"]
+
+
+def test_every_frame_is_taken_or_dropped_for_a_cause() -> None:
+    dropped: list[str] = []
+    queue: FrameQueue[int] = FrameQueue("every_frame", depth=3, on_drop=dropped.append)
+    for frame in range(5):
+        queue.put(frame)
+    assert queue.get(timeout=0) == 0
+    queue.close()
+    queue.put(6)
+    assert dropped == ["queue_full", "queue_full", "deactivated", "deactivated", "deactivated"]

@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 from mca_perception.ros.image_headers import RefusedImage
 from mca_perception.ros.images import (
     decode_compressed,
+    decode_depth,
     decode_image,
     to_compressed_message,
     to_image_message,
@@ -36,6 +37,10 @@ def rgb_as(encoding: str) -> tuple[NDArray[np.generic], NDArray[np.uint8]]:
         "bgra8": (np.concatenate([RGB[..., ::-1], alpha], axis=2), RGB),
         "mono8": (GREY, grey),
         "mono16": (GREY.astype(np.uint16) * 256 + 17, grey),
+        "8UC1": (GREY, grey),
+        "8UC3": (RGB[..., ::-1], RGB),
+        "rgb16": (RGB.astype(np.uint16) * 256 + 17, RGB),
+        "bgr16": (RGB[..., ::-1].astype(np.uint16) * 256 + 17, RGB),
     }[encoding]
 
 
@@ -53,7 +58,10 @@ def padded(message: Image, padding: int) -> Image:
 
 
 @pytest.mark.parametrize("padding", [0, 3])
-@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "8UC1", "8UC3", "rgb16", "bgr16"],
+)
 def test_every_encoding_decodes_to_the_same_picture(encoding: str, padding: int) -> None:
     array, expected = rgb_as(encoding)
     message = padded(to_image_message(array, encoding, HEADER), padding)
@@ -68,6 +76,66 @@ def test_big_endian_samples_are_read_as_such() -> None:
     message.data = array.astype(">u2").tobytes()
     message.is_bigendian = 1
     np.testing.assert_array_equal(decode_image(message), expected)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_mosaics_are_filled_in(pattern: str, bits: int) -> None:
+    colour = (200, 90, 30)
+    tile = [colour["rgb".index(letter)] for letter in pattern]
+    mosaic = np.tile(np.array(tile, np.uint16).reshape(2, 2), (8, 10))
+    array = mosaic.astype(np.uint8) if bits == 8 else mosaic * 256
+    decoded = decode_image(to_image_message(array, f"bayer_{pattern}{bits}", HEADER))
+    assert decoded.shape == (16, 20, 3)
+    assert np.abs(decoded[2:-2, 2:-2].astype(int) - colour).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "order"), [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")]
+)
+def test_half_colour_is_decoded(encoding: str, order: str) -> None:
+    y, u, v = 145, 54, 34  # pure green, ITU-R BT.601
+    pair = [{"y": y, "u": u, "v": v}[letter] for letter in order]
+    array = np.tile(np.array(pair, np.uint8).reshape(1, 2, 2), (6, 5, 1))
+    decoded = decode_image(to_image_message(array, encoding, HEADER))
+    assert decoded.shape == (6, 10, 3)
+    assert np.abs(decoded.astype(int) - (0, 255, 0)).max() <= 3
+    with pytest.raises(RefusedImage, match="even number"):
+        decode_image(to_image_message(array[:, :9], encoding, HEADER))
+
+
+DEPTH = np.array([[0.0, 0.5, 1.25], [2.0, 0.0, 65.535]], np.float32)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("encoding", ["16UC1", "mono16", "32FC1"])
+def test_depth_comes_in_metres(encoding: str, padding: int) -> None:
+    unknown = np.where(DEPTH > 0, DEPTH, np.nan).astype(np.float32)
+    array = unknown if encoding == "32FC1" else np.round(DEPTH * 1000).astype(np.uint16)
+    decoded = decode_depth(padded(to_image_message(array, encoding, HEADER), padding))
+    assert decoded.dtype == np.float32
+    np.testing.assert_allclose(decoded, unknown, rtol=1e-6)
+
+
+def test_big_endian_depth_is_read_as_such() -> None:
+    message = to_image_message(np.array([[1500]], np.uint16), "16UC1", HEADER)
+    message.data = np.array([[1500]], ">u2").tobytes()
+    message.is_bigendian = 1
+    assert decode_depth(message) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        (to_image_message(GREY, "mono8", HEADER), "unsupported_encoding"),
+        (Image(encoding="32FC1", width=2, height=2, step=8, data=bytes(15)), "truncated"),
+        (Image(encoding="16UC1"), "empty"),
+    ],
+)
+def test_bad_depth_is_refused(message: Image, cause: str) -> None:
+    with pytest.raises(RefusedImage) as refusal:
+        decode_depth(message)
+    assert refusal.value.cause == cause
 
 
 def test_rgb_is_a_view_on_the_message() -> None:
@@ -86,7 +154,7 @@ def image(**changes: object) -> Image:
 @pytest.mark.parametrize(
     ("message", "cause", "text"),
     [
-        (image(encoding="yuv422"), "unsupported_encoding", "yuv422"),
+        (image(encoding="nv21"), "unsupported_encoding", "nv21"),
         (image(encoding=""), "unsupported_encoding", "rgb8"),
         (image(width=0), "empty", "0 x 5"),
         (image(height=0, data=b""), "empty", "7 x 0"),

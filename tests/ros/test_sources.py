@@ -166,3 +166,24 @@ def write(path: Path, content: bytes) -> Path:
 
 def test_cameras_are_live() -> None:
     assert CameraSource.live
+
+
+def test_depth_and_camera_come_with_their_image(tmp_path: Path, scene: Scene) -> None:
+    from mca_perception.pipeline.camera import Camera
+    from mca_perception.pipeline.camera_files import write_camera
+
+    for folder in ("images", "depth", "camera_info"):
+        (tmp_path / folder).mkdir()
+    camera = Camera((96, 160), np.array([[100.0, 0, 80], [0, 100, 48], [0, 0, 1]]))
+    depth = np.arange(96 * 160, dtype=np.uint16).reshape(96, 160)
+    for name in ("a", "b", "c"):
+        cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), scene("red"))
+        write_camera(tmp_path / "camera_info" / f"{name}.yaml", camera, "synth")
+    cv2.imwrite(str(tmp_path / "depth" / "a.png"), depth)
+    cv2.imwrite(str(tmp_path / "depth" / "c.png"), depth.astype(np.uint8))
+    source = open_source(str(tmp_path))
+    first, second = source
+    np.testing.assert_array_equal(first.depth, depth)
+    assert first.camera.image_size == (96, 160)
+    assert second.depth is None
+    assert source.skipped == 1  # depth of 8 bit

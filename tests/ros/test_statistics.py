@@ -30,3 +30,26 @@ def test_counts_rates_and_errors() -> None:
 def test_percentiles_of_nothing() -> None:
     assert percentiles([]) == {}
     assert percentiles([1.0, 2.0, 3.0])["p50"] == 2.0
+
+
+def test_odd_stamps_silence_and_steps_are_kept() -> None:
+    now = [0.0]
+    statistics = Statistics(clock=lambda: now[0])
+    for stamp in (100, 200, 150, 0, 300):
+        statistics.count_received(stamp)
+    nan = float("nan")
+    first = statistics.count_processed(latency_ms=nan, processing_ms=8.0, steps_ms={"backbone": 5.0})
+    now[0] = 0.25
+    second = statistics.count_processed(
+        latency_ms=4.0, processing_ms=8.0, queue_ms=3.0, steps_ms={"backbone": 7.0}
+    )
+    assert first != first  # NaN: there was none before
+    assert second == pytest.approx(250.0)
+    now[0] = 9.0
+    snapshot = statistics.snapshot()
+    assert snapshot.odd_stamps == {"jumped_back": 1, "zero": 1}
+    assert snapshot.silent_s == 9.0
+    assert snapshot.steps_ms == {"backbone": 6.0}
+    assert snapshot.latency_ms["p50"] == 4.0
+    assert snapshot.cyclic_ms["p50"] == 250.0
+    assert snapshot.queue_ms["p99"] == pytest.approx(2.97)

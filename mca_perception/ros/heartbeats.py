@@ -1,0 +1,107 @@
+"""Notices nodes that hang: they exist, but say nothing on ``/diagnostics`` any more."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from mca_perception.ros.descriptions import NodeDescription
+
+__all__ = ["Heartbeats", "heartbeat_watch"]
+
+_POLL_S = 0.5
+
+
+class Heartbeats:
+    """When each node was heard last. A node that was never heard is starting, not hanging."""
+
+    def __init__(
+        self, limits_s: dict[str, float], on_silence: Callable[[str], None], clock: Callable[[], float]
+    ) -> None:
+        """Watch nodes.
+
+        Args:
+            limits_s: seconds of silence by full name of the node.
+            on_silence: called with the full name, once per silence.
+            clock: monotonic seconds.
+        """
+        self._limits = limits_s
+        self._on_silence = on_silence
+        self._clock = clock
+        self._heard: dict[str, float] = {}
+
+    def hear(self, name: str) -> None:
+        """A node said something."""
+        if name in self._limits:
+            self._heard[name] = self._clock()
+
+    def check(self) -> None:
+        """Report the nodes that have been silent for too long."""
+        now = self._clock()
+        for name in [name for name, moment in self._heard.items() if now - moment > self._limits[name]]:
+            del self._heard[name]
+            self._on_silence(name)
+
+
+@contextmanager
+def heartbeat_watch(nodes: Sequence[NodeDescription], on_silence: Callable[[str], None]) -> Iterator[None]:
+    """Watch nodes that are started again when they hang, as long as the block runs.
+
+    Args:
+        nodes: those with ``respawn`` and ``heartbeat_s`` are watched.
+        on_silence: called with the name of a node that hangs, on another thread.
+    """
+    watched = {
+        f"{node.namespace.rstrip('/')}/{node.name}": node
+        for node in nodes
+        if node.respawn and node.heartbeat_s > 0
+    }
+    if not watched:
+        yield
+        return
+    import rclpy
+    from diagnostic_msgs.msg import DiagnosticArray
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+    from mca_perception.ros import qos
+
+    beats = Heartbeats(
+        {name: node.heartbeat_s for name, node in watched.items()},
+        lambda name: on_silence(watched[name].name),
+        time.monotonic,
+    )
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    node = rclpy.create_node(
+        "_bring_up", context=context, start_parameter_services=False, enable_rosout=False
+    )
+
+    def hear(array: DiagnosticArray) -> None:
+        for status in array.status:
+            beats.hear(status.name)
+
+    node.create_subscription(DiagnosticArray, "/diagnostics", hear, qos.DIAGNOSTICS)
+    node.create_timer(_POLL_S, beats.check)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    stopped = threading.Event()
+
+    def spin() -> None:
+        while not stopped.is_set():
+            try:
+                executor.spin_once(timeout_sec=_POLL_S)
+            except ExternalShutdownException:
+                return
+
+    thread = threading.Thread(target=spin, name="heartbeats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        executor.shutdown(timeout_sec=1.0)
+        node.destroy_node()
+        rclpy.shutdown(context=context)

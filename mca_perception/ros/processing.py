@@ -1,0 +1,175 @@
+"""What happens to one frame, on the worker's thread: decode, perceive, track, measure, publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage
+
+from mca_perception.errors import InvalidImageError, McaError
+from mca_perception.objects import Objects
+from mca_perception.ros.conversions import FrameInfo, best_first, stamp_ns
+from mca_perception.ros.depth_input import DepthInput
+from mca_perception.ros.engine import EngineSlot, Settings
+from mca_perception.ros.frame_policy import DEACTIVATED
+from mca_perception.ros.frames import PendingFrame
+from mca_perception.ros.images import decode_compressed, decode_image
+from mca_perception.ros.outputs import Outputs
+from mca_perception.ros.parameters import NodeParameters
+from mca_perception.ros.statistics import Statistics
+from mca_perception.tracking import ByteTracker
+
+__all__ = ["OUT_OF_MEMORY", "FrameProcessor", "drop_cause", "settings_from"]
+
+OUT_OF_MEMORY = "out_of_memory"
+"""Cause of a drop: the machine or the accelerator had no memory left for this frame."""
+
+PROCESSING_FAILED = "processing_failed"
+
+_MEMORY_WORDS = ("failed to allocate", "out of memory", "bad_alloc", "bad allocation", "insufficient memory")
+
+
+def settings_from(parameters: NodeParameters) -> Settings:
+    """The pipeline's settings, as the parameters are now."""
+    return Settings(
+        score_threshold=parameters["score_threshold"],
+        top_k=parameters["top_k"],
+        identify=parameters["identification"],
+        reject_unknown=parameters["reject_unknown"],
+        inspect=parameters["inspection"],
+    )
+
+
+def drop_cause(error: Exception) -> str:
+    """The cause under which a frame that raised an error is counted."""
+    if isinstance(error, InvalidImageError):
+        return str(getattr(error, "cause", "invalid_image"))
+    text = str(error).lower()
+    # ONNX Runtime and OpenCV have no exception of their own for it.
+    if isinstance(error, MemoryError) or any(words in text for words in _MEMORY_WORDS):
+        return OUT_OF_MEMORY
+    return PROCESSING_FAILED
+
+
+class FrameProcessor:
+    """Handles frames one after the other, from activation to deactivation.
+
+    Attributes:
+        last_image: the image that was perceived last, uint8 ``[H, W, 3]``; ``None`` before the first.
+    """
+
+    def __init__(
+        self,
+        engines: EngineSlot,
+        outputs: Outputs,
+        statistics: Statistics,
+        parameters: NodeParameters,
+        depth: DepthInput,
+        *,
+        on_drop: Callable[[str, str], None],
+        turns: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        """Start with sequence number 0 and without tracks.
+
+        Args:
+            engines: the model in use.
+            outputs: where results go.
+            statistics: counts them.
+            parameters: of the node; read anew for every frame.
+            depth: measures objects.
+            on_drop: told of cause and reason of every frame that failed.
+            turns: entered while the model works, where several cameras share it.
+        """
+        self._engines = engines
+        self._outputs = outputs
+        self._statistics = statistics
+        self._parameters = parameters
+        self._depth = depth
+        self._on_drop = on_drop
+        self._turns = turns if turns is not None else nullcontext()
+        self._sequence = 0
+        self._tracker: ByteTracker | None = None
+        self._tracked: tuple[int, tuple[int, int], int] = (0, (0, 0), 0)
+        self.last_image: NDArray[np.uint8] | None = None
+
+    def handle(self, frame: PendingFrame, is_stopped: Callable[[], bool]) -> None:
+        """Perceive one frame and publish what was found. Whatever is wrong with it costs this frame only.
+
+        Args:
+            frame: the frame.
+            is_stopped: whether results are no longer wanted.
+        """
+        try:
+            self._process(frame, is_stopped)
+        except Exception as error:
+            cause = drop_cause(error)
+            text = str(error) if isinstance(error, McaError) else f"{type(error).__name__}: {error}"
+            self._statistics.count_drop(cause, text)
+            self._on_drop(cause, text)
+
+    def _process(self, frame: PendingFrame, is_stopped: Callable[[], bool]) -> None:
+        queue_ms = (time.perf_counter() - frame.arrived) * 1e3
+        message, parameters = frame.message, self._parameters
+        image = decode_compressed(message) if isinstance(message, CompressedImage) else decode_image(message)
+        with self._turns, self._engines.use() as engine:
+            objects = engine.perceive(image, frame.container, settings_from(parameters))
+            model = engine.model
+            rule = engine.defect_rule(parameters["defect_fpr"])
+        objects = self._track(best_first(objects), stamp_ns(message.header.stamp))
+        surfaces = None
+        if parameters["depth"]:
+            surfaces = self._depth.measure(
+                objects,
+                message.header,
+                nearest_m=parameters["depth_nearest_m"],
+                farthest_m=parameters["depth_farthest_m"],
+                patience_s=parameters["depth_patience_ms"] / 1e3,
+            )
+        if is_stopped():
+            self._statistics.count_drop(DEACTIVATED)
+            return
+        self.last_image = image
+        timing = self._outputs.publish_objects(
+            objects,
+            FrameInfo(message.header, frame.container.container_id, model, self._sequence, rule),
+            received_ns=frame.received_ns,
+            queue_ms=queue_ms,
+            surfaces=surfaces,
+        )
+        self._sequence += 1
+        cyclic_ms = self._statistics.count_processed(
+            latency_ms=timing.pipeline_latency_ms,
+            processing_ms=timing.processing_ms,
+            queue_ms=queue_ms,
+            steps_ms=objects.timings_ms,
+        )
+        self._outputs.publish_points(image, objects, surfaces, message.header)
+        self._outputs.publish_overlay(image, objects, message.header)
+        self._outputs.alarms.explain(image, objects, message.header, self._engines)
+        self._outputs.publish_latencies(
+            {
+                "cyclic": cyclic_ms,
+                "processing": timing.processing_ms,
+                "pipeline": timing.pipeline_latency_ms,
+            }
+        )
+
+    def _track(self, objects: Objects, stamp: int) -> Objects:
+        """Give objects lasting ids. Another image size, or an older stamp, is another recording: tracks end."""
+        if not self._parameters["tracking"]:
+            self._tracker = None
+            return objects
+        keep_lost = self._parameters["tracking_keep_lost"]
+        before, size, kept = self._tracked
+        if self._tracker is None or kept != keep_lost:
+            self._tracker = ByteTracker(keep_lost=keep_lost)
+        elif size != objects.image_size or stamp < before:
+            self._tracker.reset()
+        self._tracked = (stamp, objects.image_size, keep_lost)
+        ids = self._tracker.update(objects.boxes, objects.scores, objects.labels)
+        return objects.replace(track_ids=ids)

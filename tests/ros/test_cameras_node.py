@@ -1,0 +1,127 @@
+"""Several cameras in one process: one model, one turn each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("rclpy")
+
+from mca_perception_msgs.msg import PerceivedObjects
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from mca_perception.ros.descriptions import LaunchError, multi_camera
+from mca_perception.ros.engine import Engine
+from mca_perception.ros.images import to_image_message
+from mca_perception.ros.turns import Turns
+
+pytestmark = pytest.mark.xdist_group("test_cameras_node")
+
+Scene = Callable[..., NDArray[np.uint8]]
+
+
+def test_turns_are_taken_in_the_order_of_asking() -> None:
+    turns, order = Turns(), []
+    asked = [threading.Event() for _ in range(8)]
+
+    def work(number: int) -> None:
+        asked[number].set()
+        with turns:
+            order.append(number)
+
+    threads = []
+    with turns:
+        for number in range(8):
+            threads.append(threading.Thread(target=work, args=(number,)))
+            threads[-1].start()
+            assert asked[number].wait(10)
+            while len(turns._waiting) <= number:  # asked, and now in the queue
+                pass
+    for thread in threads:
+        thread.join(10)
+    assert order == list(range(8))
+    with turns:
+        order.append(99)
+    assert order[-1] == 99
+
+
+def test_a_failure_passes_the_turn_on() -> None:
+    turns = Turns()
+    with pytest.raises(ValueError, match="broken"), turns:
+        raise ValueError("broken")
+    with turns:
+        pass
+
+
+def test_engines_of_one_process_share_their_sessions(colour_bundle: Path) -> None:
+    first, second = Engine(colour_bundle), Engine(colour_bundle)
+    assert first.pipeline._sessions is second.pipeline._sessions
+    assert Engine(colour_bundle, session="onnxruntime-cpu").pipeline._sessions is not first.pipeline._sessions
+
+
+def test_a_camera_in_a_hurry_does_not_starve_the_other(
+    start_node: Callable[..., Any], client: Any, scene: Scene, colour_bundle: Path
+) -> None:
+    node = start_node(
+        "cameras_node",
+        namespace="/cell",
+        cameras=["left", "right"],
+        images=["/left/image_raw", "/right/image_raw"],
+        model=str(colour_bundle),
+    )
+    objects = {name: client.collect(PerceivedObjects, f"/cell/{name}/objects") for name in ("left", "right")}
+    for name in objects:
+        client.perception(
+            lambda facts: facts["state"] == "active" and facts["objects_subscribers"] == "1",
+            f"the {name} node",
+            60,
+            namespace=f"/cell/{name}",
+        )
+    left, right = (client.publisher(Image, f"/{name}/image_raw") for name in ("left", "right"))
+    large = to_image_message(np.kron(scene("red"), np.ones((8, 8, 1), np.uint8)), "rgb8", Header())
+    timer = client.node.create_timer(0.02, lambda: left.publish(large))
+    client.wait(lambda: len(objects["left"]) > 3, what="the fast camera's objects")
+    for number in range(3):
+        header = Header(frame_id="right")
+        header.stamp.sec = number + 1
+        right.publish(to_image_message(scene("green", "blue"), "rgb8", header))
+        found = client.wait(
+            lambda header=header: [m for m in objects["right"] if m.header == header],
+            30,
+            "the slow camera's objects",
+        )
+        assert len(found[0].objects) == 2
+    client.node.destroy_timer(timer)
+    assert node.stop() == 0, node.output()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "0 cameras"),
+        ({"cameras": ["a", "a"]}, "different names"),
+        ({"cameras": ["a/b"]}, "no name of a namespace"),
+        ({"cameras": ["a", "b"], "images": ["/x"]}, "1 topics for 2 cameras"),
+    ],
+)
+def test_wrong_cameras_end_with_code_2(
+    start_node: Callable[..., Any], parameters: dict[str, Any], message: str
+) -> None:
+    node = start_node("cameras_node", **parameters)
+    assert node.wait() == 2
+    assert message in node.output()
+
+
+def test_the_launch_description_names_one_process() -> None:
+    (node,) = multi_camera({"cameras": "a, b", "images": "/a/image,/b/image"})
+    assert node.parameters["cameras"] == ["a", "b"]
+    assert node.parameters["images"] == ["/a/image", "/b/image"]
+    with pytest.raises(LaunchError, match="1 topics for 2"):
+        multi_camera({"images": "/a"})

@@ -1,0 +1,188 @@
+"""The retrieval node as a process, over DDS: searches, index jobs with feedback and cancel, growth, bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from action_msgs.msg import GoalStatus
+from mca_perception_msgs.action import BuildIndex
+from mca_perception_msgs.srv import AddImages, IndexInfo, SearchImages
+from rclpy.action import ActionClient
+from sensor_msgs.msg import CompressedImage
+
+from mca_perception.retrieval.store import RetrievalStore
+from mca_perception.ros.descriptions import retrieval
+from mca_perception.ros.parameters import markdown_table
+from tests.support.retrieval import WORDS, write_colour_encoder, write_colour_photos
+
+pytestmark = pytest.mark.xdist_group("test_retrieval_node")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return write_colour_encoder(tmp_path_factory.mktemp("models") / "colours")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_colour_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the index, which does not exist yet."""
+    return tmp_path_factory.mktemp("index") / "photos.store"
+
+
+@pytest.fixture
+def client(lasting_client: Any) -> Any:
+    return lasting_client
+
+
+@pytest.fixture(scope="module")
+def node(start_node: Callable[..., Any], store: Path, bundle: Any) -> Any:
+    return start_node("retrieval_node", namespace="/retrieval", store=str(store), model=str(bundle.path))
+
+
+def test_documentation_holds_the_generated_table(repository: Path) -> None:
+    assert markdown_table("retrieval") in (repository / "docs" / "retrieval.md").read_text(encoding="utf-8")
+
+
+def test_the_launch_description_names_the_node() -> None:
+    (node,) = retrieval({"store": "/photos.store", "namespace": "pictures"})
+    assert (node.executable, node.namespace) == ("retrieval_node", "/pictures")
+    assert node.parameters == {"store": "/photos.store", "model": "", "back_end": "exact"}
+
+
+class Job:
+    """One goal of the action."""
+
+    def __init__(self, client: Any, **goal: Any) -> None:
+        self.client, self.feedback = client, []
+        self.actions = ActionClient(client.node, BuildIndex, "/retrieval/index")
+        client.wait(self.actions.server_is_ready, 60, "the action")
+        sent = self.actions.send_goal_async(
+            BuildIndex.Goal(**goal), feedback_callback=lambda m: self.feedback.append(m.feedback)
+        )
+        client.wait(sent.done, 30, "an answer to the goal")
+        self.handle = sent.result()
+
+    def result(self) -> tuple[int, BuildIndex.Result]:
+        done = self.handle.get_result_async()
+        self.client.wait(done.done, 60, "the result")
+        self.actions.destroy()
+        return done.result().status, done.result().result
+
+
+def search(client: Any, text: str = "", **fields: Any) -> SearchImages.Response:
+    return client.call(SearchImages, "/retrieval/search", text=text, **fields)
+
+
+def test_an_index_is_built_and_searched(node: Any, client: Any, photos: Path) -> None:
+    empty = search(client, "red")
+    assert (empty.success, "does not exist" in empty.message) == (False, True)
+    job = Job(client, source=str(photos))
+    status, result = job.result()
+    assert (status, result.success, result.indexed, result.skipped) == (
+        GoalStatus.STATUS_SUCCEEDED,
+        True,
+        18,
+        1,
+    )
+    assert [feedback.stage for feedback in job.feedback][:1] == ["scan"]
+    assert job.feedback[-1].done == job.feedback[-1].total
+    for word in WORDS:
+        answer = search(client, f"a {word} picture", top_n=3)
+        assert answer.success, answer.message
+        assert [hit.image_id.split("/")[0] for hit in answer.hits] == [word] * 3
+        assert (answer.candidate_count, answer.full_scan) == (18, True)
+        assert answer.index_version == result.index_version
+        assert answer.timing.total_ms > 0
+
+
+def test_the_index_grows_while_it_is_searched(node: Any, client: Any, store: Path) -> None:
+    before = client.call(IndexInfo, "/retrieval/index_info")
+    assert (before.success, before.image_count, before.dimension) == (True, 18, 3)
+    assert (before.skipped_count, before.finished, before.number_format) == (1, True, "float16")
+    picture = np.full((10, 10, 3), (255, 0, 0), np.uint8)  # blue, as OpenCV writes it
+    message = CompressedImage(format="png", data=cv2.imencode(".png", picture)[1].tobytes())
+    answer = client.call(AddImages, "/retrieval/add_images", image_ids=["mine"], images=[message])
+    assert (answer.success, answer.message, answer.image_count) == (True, "", 19)
+    found = search(client, "blue", top_n=4)
+    hit = next(hit for hit in found.hits if hit.image_id == "mine")
+    assert Path(hit.uri).read_bytes() == bytes(message.data)
+    with RetrievalStore.open(store) as opened:
+        assert opened.rows_of(["mine"]) == {"mine": 18}
+    again = client.call(AddImages, "/retrieval/add_images", image_ids=["mine"], images=[message])
+    assert (again.success, "in the index already" in again.message) == (False, True)
+
+
+def test_a_job_is_cancelled_and_resumed_and_a_second_one_refused(
+    node: Any, client: Any, tmp_path: Path
+) -> None:
+    photos = write_colour_photos(tmp_path / "many", each=150, size=8)
+    goal = {"source": str(photos), "index": str(tmp_path / "other.store")}
+    job = Job(client, **goal)
+    client.wait(lambda: any(feedback.done for feedback in job.feedback), 60, "the first batch")
+    assert not Job(client, **goal).handle.accepted
+    job.handle.cancel_goal_async()
+    status, result = job.result()
+    assert (status, result.success) == (GoalStatus.STATUS_CANCELED, False)
+    assert 0 < result.indexed < 900
+    status, refused = Job(client, **goal).result()
+    assert (status, "is not finished" in refused.message) == (GoalStatus.STATUS_ABORTED, True)
+    status, result = Job(client, **goal, resume=True).result()
+    assert (status, result.indexed, result.skipped) == (GoalStatus.STATUS_SUCCEEDED, 900, 1)
+    assert search(client, "red").success
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "is empty"),
+        ({"text": "red " * 260_000}, "at most 1,000,000"),
+        ({"text": "red", "top_n": 1001}, "1 to 1000"),
+        ({"text": "red", "timeout_ms": 1, "page_description": "word " * 150_000}, "no answer within"),
+    ],
+)
+def test_bad_requests_are_answered(node: Any, client: Any, fields: dict[str, Any], message: str) -> None:
+    answer = search(client, **fields)
+    assert (answer.success, message in answer.message) == (False, True), answer.message
+    assert search(client, "red").success
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"), [({"source": "/nowhere"}, "is not a folder"), ({"source": ""}, "holds no image")]
+)
+def test_bad_goals_are_answered(
+    node: Any, client: Any, goal: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    if not goal["source"]:
+        goal = {"source": str(tmp_path)}
+    status, result = Job(client, **goal).result()
+    assert (status, result.success) == (GoalStatus.STATUS_ABORTED, False)
+    assert message in result.message
+
+
+def test_the_node_ends_in_the_middle_of_a_job(
+    start_node: Callable[..., Any], client: Any, bundle: Any, tmp_path: Path
+) -> None:
+    photos = write_colour_photos(tmp_path / "many", each=300, size=8)
+    own = start_node("retrieval_node", namespace="/second", store=str(tmp_path / "s"), model=str(bundle.path))
+    actions = ActionClient(client.node, BuildIndex, "/second/index")
+    client.wait(actions.server_is_ready, 60, "the action")
+    sent = actions.send_goal_async(BuildIndex.Goal(source=str(photos)))
+    client.wait(sent.done, 30)
+    client.wait(lambda: (tmp_path / "s" / "vectors.bin").exists(), 30)
+    assert own.stop() == 0
+    actions.destroy()
+    with RetrievalStore.open(tmp_path / "s") as store:
+        assert store.count % 32 in (0, 8)

@@ -1,0 +1,48 @@
+"""The layouts for Foxglove and RViz can be read and name topics that the node has."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy")
+
+from mca_perception.ros.web_view import TOPICS
+
+OFFERED = {name if name.startswith("/") else f"/perception/{name}" for name in TOPICS}
+
+
+def test_the_foxglove_layout_names_topics_that_are_offered(repository: Path) -> None:
+    text = (repository / "config" / "foxglove.json").read_text()
+    layout = json.loads(text)
+    shown: list[str] = []
+
+    def look(part: object) -> None:
+        if isinstance(part, str):
+            shown.append(part)
+        elif isinstance(part, dict):
+            for key in ("first", "second"):
+                look(part[key])
+
+    look(layout["layout"])
+    assert sorted(shown) == sorted(layout["configById"])
+    named = set(re.findall(r'"(/[a-z_0-9/]+)', text))
+    assert named
+    assert named <= OFFERED
+
+
+def test_the_rviz_configuration_names_topics_of_the_node(repository: Path) -> None:
+    content = yaml.safe_load((repository / "config" / "perception.rviz").read_text())
+    topics = {
+        display["Topic"]["Value"]
+        for display in content["Visualization Manager"]["Displays"]
+        if "Topic" in display
+    }
+    # RViz adds /compressed by itself.
+    assert topics == {"/perception/overlay", "/perception/object_points"}
+    assert "/perception/overlay/compressed" in OFFERED
+    assert topics - {"/perception/overlay"} <= OFFERED
