@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from support.crisis_posts import IN_FLIGHT, SEED, texts
 
 from mca_perception.cli import reports
 from mca_perception.crisis.classifier import CrisisClassifier
@@ -23,26 +24,13 @@ from mca_perception.crisis.service import CrisisService, ServiceSettings
 from mca_perception.datasets.crisismmd import read_split
 from mca_perception.resources import resource_path
 
-SEED = 20_000
-IN_FLIGHT = (1, 16, 64)
-# fmt: off
-WORDS = (
-    "flood", "water", "rising", "bridge", "collapsed", "road", "closed", "shelter", "open",
-    "volunteers", "needed", "donate", "blankets", "power", "out", "hospital", "rescue", "boat",
-    "family", "trapped", "roof", "storm", "surge", "landfall", "coffee", "football", "concert",
-    "weekend", "photo", "#harvey", "#prayfor", "@user", "inundación", "ayuda", "urgente", "سیلاب",
-    "مدد", "زلزلہ", "地震", "救助", "😭", "🔥",
-)
-# fmt: on
-
 
 def posts(count: int, data: Path | None) -> list[Post]:
     """Distinct posts, the same on every machine."""
-    generator = np.random.default_rng(SEED)
     if data is not None:
-        texts = read_split(data, "informative", "dev").texts
-        return [Post(f"{texts[i % len(texts)]} {i}") for i in range(count)]
-    return [Post(f"{' '.join(generator.choice(WORDS, generator.integers(5, 41)))} {i}") for i in range(count)]
+        real = read_split(data, "informative", "dev").texts
+        return [Post(f"{real[i % len(real)]} {i}") for i in range(count)]
+    return [Post(text) for text in texts(count)]
 
 
 def run(service: CrisisService, batch: Sequence[Post], in_flight: int) -> tuple[list[float], float]:

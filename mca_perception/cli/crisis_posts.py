@@ -13,7 +13,8 @@ from typing import IO, Any
 
 from mca_perception.cli.reports import progress_bar
 from mca_perception.crisis.classifier import MAX_BATCH, CrisisClassifier
-from mca_perception.crisis.post_files import MAX_IMAGES, count_lines, read_image, read_posts
+from mca_perception.crisis.images import MAX_IMAGES
+from mca_perception.crisis.post_files import count_lines, read_image, read_posts
 from mca_perception.crisis.posts import CrisisReport, Post
 from mca_perception.errors import PostError
 

@@ -80,6 +80,13 @@ class CrisisBundle(Bundle):
         """How text becomes features."""
         return {"text": self.manifest.text.model_dump(mode="json")}
 
+    def training_shares(self) -> dict[str, float] | None:
+        """Training posts of every humanitarian category; None when the manifest does not tell."""
+        report = self.manifest.training.get("humanitarian", {})
+        classes = report.get("out_of_fold", {}).get("classes", {})
+        names = self.labels().humanitarian
+        return {name: float(classes[name]["n"]) for name in names} if set(classes) == set(names) else None
+
     def labels(self) -> LabelSettings:
         """Labels and thresholds.
 

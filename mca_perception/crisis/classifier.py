@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mca_perception.crisis.bundle import CrisisBundle
 from mca_perception.crisis.features import MAX_CHARACTERS, FeatureBatch, NgramFeatures, normalise_text
+from mca_perception.crisis.images import image_warnings
 from mca_perception.crisis.posts import CrisisReport, LabelScore, Post, priority_level
 from mca_perception.datasets.crisismmd import TASKS, CrisisSplit, LabelledPost
 from mca_perception.deploy.session import OnnxSession
@@ -167,6 +168,7 @@ class CrisisClassifier:
             warnings.append("text: nothing but links in it; the answer is that for any such post")
         if post.images:
             warnings.append(f"images: {len(post.images)} did not count, {self.model} reads text only")
+            warnings += image_warnings(post.images)
         return warnings
 
 

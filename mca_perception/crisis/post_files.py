@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mca_perception.crisis.images import MAX_IMAGE_BYTES, MAX_IMAGES
 from mca_perception.crisis.posts import Post
 from mca_perception.errors import DatasetError, PostError
 
-__all__ = ["MAX_IMAGES", "MAX_IMAGE_BYTES", "count_lines", "read_image", "read_posts"]
+__all__ = ["count_lines", "read_image", "read_posts"]
 
 MAX_LINE_BYTES = 8_000_000
-MAX_IMAGE_BYTES = 20_000_000
-MAX_IMAGES = 8
-"""Images of one post that count; further ones are left out, and said so."""
 _CHUNK = 1 << 20
 
 

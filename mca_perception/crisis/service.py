@@ -14,13 +14,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from mca_perception.crisis.answers import KnownAnswers
+from mca_perception.crisis.answers import KnownAnswers, content_key
 from mca_perception.crisis.drift import DriftWatch
 from mca_perception.crisis.posts import CrisisReport, Post
 from mca_perception.crisis.ranking import RankedReports
 from mca_perception.errors import PostError
 
 __all__ = ["BatchClassifier", "CrisisService", "ServiceSettings", "ServiceStatus"]
+
+MAX_ID_LENGTH = 256
+"""Characters of a post's or event's id."""
 
 
 class BatchClassifier(Protocol):
@@ -40,6 +43,7 @@ class ServiceSettings:
         batch_seconds: how long the first post of a batch waits for others. Little is enough: while a batch is in the
             model, the next one gathers by itself.
         queue_size: posts that may wait; further ones are refused at once.
+        queue_bytes: text and images that may wait in all.
         cache_size: answers remembered.
         ranked_per_event: reports kept per event.
     """
@@ -47,6 +51,7 @@ class ServiceSettings:
     batch_size: int = 16
     batch_seconds: float = 0.002
     queue_size: int = 1024
+    queue_bytes: int = 256_000_000
     cache_size: int = 10_000
     ranked_per_event: int = 100
 
@@ -80,6 +85,10 @@ class _Job:
     answer: Future[CrisisReport]
     arrived: float
 
+    @property
+    def size(self) -> int:
+        return len(self.post.text) + sum(map(len, self.post.images))
+
 
 class CrisisService:
     """Categorises posts as they come; close it when done, or use it as a context manager.
@@ -100,10 +109,11 @@ class CrisisService:
         self.drift = drift
         self.ranked = RankedReports(self.settings.ranked_per_event)
         self._known = KnownAnswers(self.settings.cache_size)
-        self._jobs: queue.Queue[_Job | None] = queue.Queue(self.settings.queue_size)
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._counts = dict.fromkeys(("answered", "refused", "failed", "batches"), 0)
         self._failure = ""
         self._closed = False
+        self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._worker = threading.Thread(target=self._work, name="crisis-batches", daemon=True)
         self._worker.start()
@@ -120,26 +130,34 @@ class CrisisService:
         Returns:
             A future with its report, or with a :class:`PostError` that says why there is none.
         """
-        arrived = time.perf_counter()
-        answer: Future[CrisisReport] = Future()
+        job = _Job(post, Future(), time.perf_counter())
         if (known := self._known.find(post)) is not None:
-            self._finish(_Job(post, answer, arrived), known)
-            return answer
+            self._finish(job, known)
+            return job.answer
         with self._lock:
-            try:
-                if self._closed:
-                    raise PostError("the service is shutting down: send the post to another one")
-                self._jobs.put_nowait(_Job(post, answer, arrived))
-                return answer
-            except queue.Full:
-                error = PostError(
-                    f"{self.settings.queue_size} posts are waiting already: send the post again later"
-                )
-            except PostError as closed:
-                error = closed
-            self._counts["refused"] += 1
-        answer.set_exception(error)
-        return answer
+            if refusal := self._refusal(job):
+                self._counts["refused"] += 1
+            else:
+                self._waiting_bytes += job.size
+                self._jobs.put_nowait(job)
+                return job.answer
+        job.answer.set_exception(PostError(refusal))
+        return job.answer
+
+    def _refusal(self, job: _Job) -> str:
+        """Why a post cannot wait in the queue, or an empty string; under the lock, as whatever fills the queue."""
+        if self._closed:
+            return "the service is shutting down: send the post to another one"
+        if max(len(job.post.post_id), len(job.post.event_id)) > MAX_ID_LENGTH:
+            return f"post_id and event_id may have at most {MAX_ID_LENGTH} characters: shorten them"
+        if self._jobs.qsize() >= self.settings.queue_size:
+            return f"{self.settings.queue_size} posts are waiting already: send the post again later"
+        if self._waiting_bytes + job.size > self.settings.queue_bytes:
+            return (
+                f"posts of {self._waiting_bytes:,} bytes are waiting, and with this one of {job.size:,} they would "
+                f"exceed {self.settings.queue_bytes:,}: send it again later, or smaller images"
+            )
+        return ""
 
     def classify(self, post: Post, timeout: float | None = None) -> CrisisReport:
         """Hand in a post and wait.
@@ -165,7 +183,7 @@ class CrisisService:
             if self._closed:
                 return
             self._closed = True
-        self._jobs.put(None)
+            self._jobs.put_nowait(None)
         self._worker.join()
 
     def _work(self) -> None:
@@ -175,6 +193,8 @@ class CrisisService:
             if first is None:
                 return
             batch, stopping = self._gather(first)
+            with self._lock:
+                self._waiting_bytes -= sum(job.size for job in batch)
             self._answer(batch)
 
     def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
@@ -192,11 +212,11 @@ class CrisisService:
         return batch, False
 
     def _answer(self, batch: list[_Job]) -> None:
-        """Send a batch through the model; a repeated post goes once, and each is answered."""
-        by_content: dict[Post, list[_Job]] = {}
+        """Send a batch through the model; of copies the first goes, and the others are answered from the cache."""
+        by_content: dict[bytes, list[_Job]] = {}
         for job in batch:
-            by_content.setdefault(job.post, []).append(job)
-        posts = list(by_content)
+            by_content.setdefault(content_key(job.post), []).append(job)
+        posts = [jobs[0].post for jobs in by_content.values()]
         try:
             answers = self.classifier.classify(posts)
         except Exception as error:  # whatever a model does, the service answers and goes on
@@ -205,14 +225,18 @@ class CrisisService:
         with self._lock:
             self._failure = ""
             self._counts["batches"] += 1
-        for post, answer in zip(posts, answers, strict=True):
-            for job in by_content[post]:
-                if isinstance(answer, PostError):
+        for (first, *copies), answer in zip(by_content.values(), answers, strict=True):
+            if isinstance(answer, PostError):
+                for job in (first, *copies):
                     self._count("refused")
                     job.answer.set_exception(answer)
-                else:
-                    self._known.keep(post, answer)
-                    self._finish(job, answer)
+                continue
+            self._known.keep(first.post, answer)
+            self._finish(first, answer)
+            for job in copies:
+                known = self._known.find(job.post)
+                assert known is not None  # kept just now, and only this thread lets go of answers
+                self._finish(job, known)
 
     def _finish(self, job: _Job, report: CrisisReport) -> None:
         report = replace(report, latency_ms=(time.perf_counter() - job.arrived) * 1000)

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from mca_perception.errors import InvalidImageError
 from mca_perception.geometry import MAX_PIXELS, Size
 
-__all__ = ["IMAGE_SUFFIXES", "decode_rgb", "find_images", "image_size", "read_rgb"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "decode_rgb",
+    "find_images",
+    "image_size",
+    "read_rgb",
+    "resize_square",
+    "size_in_header",
+]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 MAX_FILE_BYTES = 512_000_000
@@ -38,7 +46,7 @@ def image_size(path: str | os.PathLike[str]) -> Size:
         InvalidImageError: the file is missing or not an image.
     """
     header = _read_bytes(Path(path), _HEADER_BYTES)
-    size = _png_size(header) or _jpeg_size(header)
+    size = size_in_header(header)
     if size is None:
         height, width = read_rgb(path).shape[:2]
         size = (height, width)
@@ -75,7 +83,7 @@ def decode_rgb(
     """
     if len(data) > MAX_FILE_BYTES:
         raise InvalidImageError(f"{name} is larger than {MAX_FILE_BYTES:,} bytes; reduce it first")
-    size = _png_size(data) or _jpeg_size(data)
+    size = size_in_header(data)
     if size is not None and size[0] * size[1] > max_pixels:
         raise InvalidImageError(
             f"{name} has {size[1]} x {size[0]} pixels, the limit is {max_pixels:,}; reduce it first"
@@ -90,6 +98,18 @@ def decode_rgb(
     if image.shape[0] * image.shape[1] > max_pixels:
         raise InvalidImageError(f"{name} has more than {max_pixels:,} pixels; reduce it first")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """``[H, W, 3]`` to ``[size, size, 3]``; pixels are averaged when shrinking, or small print aliases."""
+    shrinks = min(image.shape[:2]) > size
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (size, size), interpolation=interpolation), np.uint8)
+
+
+def size_in_header(data: bytes) -> Size | None:
+    """``(height, width)`` that a JPEG or PNG file states; None for other data."""
+    return _png_size(data) or _jpeg_size(data)
 
 
 def _read_bytes(path: Path, limit: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,6 @@ def test_levels(score: float, level: str) -> None:
         (Post("محتاجين مساعدة عاجلة flood"), None),
         (Post("half a pair \ud83d"), None),
         (Post("https://t.co/abc"), "nothing but links"),
-        (Post(RESCUE, (b"no image",) * 50), "images: 50 did not count"),
     ],
 )
 def test_hostile_posts_get_an_answer(classifier: CrisisClassifier, post: Post, warning: str | None) -> None:
@@ -79,6 +79,35 @@ def test_hostile_posts_get_an_answer(classifier: CrisisClassifier, post: Post, w
     assert isinstance(report, CrisisReport)
     assert np.isfinite(list(report.humanitarian_scores.values())).all()
     assert [warning in text for text in report.warnings] == [True] if warning else not report.warnings
+
+
+def png(width: int, height: int) -> bytes:
+    """Start of a PNG file that states a size."""
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height)
+
+
+@pytest.mark.parametrize(
+    ("images", "warnings"),
+    [
+        ((png(640, 480),), ["images: 1 did not count"]),
+        ((b"no image",), ["images: 1 did not count", "image 1 cannot be read: it is neither"]),
+        ((b"",), ["images: 1 did not count", "image 1 cannot be read: it has 0 bytes"]),
+        (
+            (png(64, 64), png(100_000, 100_000)),
+            ["images: 2 did not count", "image 2 cannot be read: it has 100000 x 100000 pixels"],
+        ),
+        ((bytes(20_000_001),), ["images: 1 did not count", "it has 20,000,001 bytes"]),
+        ((png(64, 64),) * 50, ["images: 50 did not count", "only the first 8 of 50 were looked at"]),
+    ],
+)
+def test_images_that_do_not_count_are_named(
+    classifier: CrisisClassifier, images: tuple[bytes, ...], warnings: list[str]
+) -> None:
+    (report,) = classifier.classify([Post(RESCUE, images)])
+    assert isinstance(report, CrisisReport)
+    assert report.modalities_used == ("text",)
+    assert len(report.warnings) == len(warnings)
+    assert all(part in found for part, found in zip(warnings, report.warnings, strict=True))
 
 
 def test_posts_without_anything_to_read_do_not_disturb_others(classifier: CrisisClassifier) -> None:

@@ -91,17 +91,26 @@ def test_known_posts_are_answered_from_the_cache() -> None:
     assert service.status().cached == 2
 
 
-def test_the_same_post_twice_in_a_batch_goes_through_the_model_once() -> None:
+def test_copies_in_one_batch_go_through_the_model_once() -> None:
     model = Recorder()
     model.open.clear()
     with CrisisService(model) as service:
         first = service.submit(Post("0.1"))
         assert model.entered.wait(TIMEOUT)
-        twins = [service.submit(Post("0.2", post_id="7")) for _ in range(2)]
+        copies = [
+            service.submit(Post(text, post_id=i))
+            for text, i in (("0.2", "7"), ("0.2", "7"), ("RT @a: 0.2", "8"))
+        ]
+        empty = [service.submit(Post("", post_id=i)) for i in "ab"]
         model.open.set()
-        wait([first, *twins], TIMEOUT)
-    assert model.batches == [["0.1"], ["0.2"]]
-    assert twins[0].result() == twins[1].result()
+        wait([first, *copies, *empty], TIMEOUT)
+    assert model.batches == [["0.1"], ["0.2", ""]]
+    reports = [answer.result() for answer in copies]
+    assert [report.cached for report in reports] == [False, True, True]
+    assert [report.post_id for report in reports] == ["7", "7", "8"]
+    assert {report.priority_score for report in reports} == {0.2}
+    assert all(isinstance(answer.exception(), PostError) for answer in empty)
+    assert (service.status().cached, service.status().refused) == (2, 2)
 
 
 def test_a_full_queue_refuses_and_loses_nothing() -> None:
@@ -118,6 +127,23 @@ def test_a_full_queue_refuses_and_loses_nothing() -> None:
         wait([first, *accepted], TIMEOUT)
         assert service.classify(Post("0.4"), TIMEOUT).priority_score == 0.4
     assert [answer.result().priority_score for answer in (first, *accepted)] == [0.1, 0.2, 0.3]
+
+
+def test_posts_that_are_too_large_to_wait_are_refused() -> None:
+    model = Recorder()
+    model.open.clear()
+    with CrisisService(model, ServiceSettings(queue_bytes=100)) as service:
+        first = service.submit(Post("0.1", (bytes(90),)))
+        assert model.entered.wait(TIMEOUT)
+        second = service.submit(Post("0.2", (bytes(90),)))
+        with pytest.raises(PostError, match=r"this one of 93 they would exceed 100"):
+            service.classify(Post("0.3", (bytes(90),)), TIMEOUT)
+        with pytest.raises(PostError, match="at most 256 characters"):
+            service.classify(Post("0.4", event_id="e" * 257), TIMEOUT)
+        model.open.set()
+        wait([first, second], TIMEOUT)
+        assert service.classify(Post("0.3", (bytes(90),)), TIMEOUT).priority_score == 0.3
+    assert service.status().refused == 2
 
 
 def test_a_failing_model_is_said_aloud_and_recovered_from() -> None:

@@ -1,0 +1,12 @@
+"""Retrieval node: finds images for documents.
+
+`ros2 launch mca_perception retrieval.launch.py --show-args` lists the arguments; `mca up retrieval` starts the same
+process where the launch packages are not installed. Both read `mca_perception/ros/descriptions.py`.
+"""
+
+from mca_perception.ros.launch_files import launch_description
+
+
+def generate_launch_description():
+    """Declare the arguments; the node follows from their values."""
+    return launch_description("retrieval")
