@@ -18,81 +18,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mca_perception.backbone import BackboneError, create_backbone
+from mca_perception.backbone import BackboneError
 from mca_perception.backbone.adapters import LoraConfig, MultiWayConfig, inject
 from mca_perception.cli import reports
+from mca_perception.cli.bench_peers import (
+    NAME,
+    build_ours,
+    build_timm,
+    build_torchscale,
+    features,
+    installed,
+)
 
 SEED = 20_000
-NAME = "beit3_base_patch16"
 WINDOW = 14
 HIGH_RESOLUTION = 1024
 CLASSES = 100
 MEGABYTE = 2**20
 Forward = Callable[[Tensor], Tensor]
-
-
-def build_ours(img_size: int, **overrides: Any) -> nn.Module:
-    """Our vision-only base model."""
-    return create_backbone(NAME, img_size=img_size, **overrides)
-
-
-def build_timm(img_size: int) -> nn.Module:
-    """Timm's BEiT-3 base."""
-    import timm
-
-    return timm.create_model("beit3_base_patch16_224", num_classes=0, img_size=img_size)
-
-
-def build_torchscale(img_size: int) -> nn.Module:
-    """Torchscale's BEiT-3 base, without the text expert's weights in use."""
-    from torchscale.architecture.config import EncoderConfig
-    from torchscale.model.BEiT3 import BEiT3
-
-    settings = EncoderConfig(
-        img_size=img_size,
-        patch_size=16,
-        vocab_size=64010,
-        multiway=True,
-        layernorm_embedding=False,
-        normalize_output=True,
-        no_output_layer=True,
-        encoder_embed_dim=768,
-        encoder_attention_heads=12,
-        encoder_ffn_embed_dim=3072,
-        encoder_layers=12,
-        max_source_positions=1024,
-    )
-    return BEiT3(settings)
-
-
-def features(model: nn.Module, images: Tensor) -> Tensor:
-    """Token states ``[N, 1 + T, D]`` of any of the three."""
-    library = type(model).__module__.partition(".")[0]
-    if library == "timm":
-        return model.forward_features(images)  # type: ignore[operator]
-    if library == "torchscale":
-        return model(None, images)["encoder_out"]
-    return model(images)["encoder_out"]
-
-
-BUILDERS: dict[str, Callable[[int], nn.Module]] = {
-    "ours": build_ours,
-    "timm": build_timm,
-    "torchscale": build_torchscale,
-}
-
-
-def installed() -> dict[str, Callable[[int], nn.Module]]:
-    """The builders whose library can be imported."""
-    found = {}
-    for name, builder in BUILDERS.items():
-        try:
-            __import__({"ours": "mca_perception"}.get(name, name))
-        except ImportError as error:
-            print(f"{name} is left out: {error}")
-        else:
-            found[name] = builder
-    return found
 
 
 def modes(device: torch.device) -> dict[str, Callable[[nn.Module], Forward]]:

@@ -4,10 +4,12 @@ Every message names the input, the limit it broke and the remedy. The command li
 """
 
 __all__ = [
+    "AccuracyError",
     "AdapterError",
     "BackboneError",
     "BundleError",
     "CalibrationError",
+    "CameraError",
     "CheckpointError",
     "ContrastiveError",
     "DatasetError",
@@ -16,6 +18,7 @@ __all__ = [
     "McaError",
     "PostError",
     "RecipeError",
+    "RetrievalError",
     "SourceError",
     "TokenizerError",
 ]
@@ -23,6 +26,10 @@ __all__ = [
 
 class McaError(Exception):
     """Base of all errors that a user can put right."""
+
+
+class AccuracyError(McaError):
+    """A changed model loses more than is allowed against the one that it was made from."""
 
 
 class InvalidImageError(McaError, ValueError):
@@ -43,6 +50,10 @@ class BundleError(McaError, ValueError):
 
 class CalibrationError(McaError, ValueError):
     """Held-out data does not suffice for a promise, or a rate is out of range."""
+
+
+class CameraError(McaError, ValueError):
+    """A camera's calibration, or the pictures for one, cannot be used."""
 
 
 class CheckpointError(McaError, ValueError):
@@ -67,6 +78,10 @@ class PostError(McaError, ValueError):
 
 class RecipeError(McaError, ValueError):
     """A training recipe is not valid."""
+
+
+class RetrievalError(McaError, ValueError):
+    """A retrieval store, a query or an answer cannot be used or made."""
 
 
 class SourceError(McaError, ValueError):

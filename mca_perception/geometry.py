@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_PIXELS", "PADDING_VALUE", "Letterbox", "Size"]
+__all__ = ["MAX_PIXELS", "PADDING_VALUE", "Letterbox", "Size", "box_iou"]
 
 Size = tuple[int, int]
 """``(height, width)`` in pixels."""
@@ -23,6 +23,23 @@ MAX_PIXELS = 50_000_000
 
 PADDING_VALUE = 127
 """Grey level of letterbox borders; close to zero after normalisation."""
+
+
+def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Intersection over union of all pairs of boxes.
+
+    Args:
+        a: ``[N, 4]`` xyxy.
+        b: ``[M, 4]`` xyxy.
+
+    Returns:
+        float32 ``[N, M]``; 0 where a box has no area.
+    """
+    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), np.float32)
 
 
 @dataclass(frozen=True)

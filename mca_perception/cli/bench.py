@@ -2,21 +2,115 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
+class What(str, Enum):
+    """What can be measured against peers."""
+
+    BACKBONE = "backbone"
+    SEGMENTATION = "segmentation"
+    PIPELINE = "pipeline"
+
+
 def command(
+    what: Annotated[
+        What | None, typer.Argument(help="Measure this beside its peers; without it, run the scripts.")
+    ] = None,
     model: Annotated[Path, typer.Option(help="Folder of the model bundle.")] = Path("models/nano"),
     out: Annotated[Path | None, typer.Option(help="Folder for the JSON files.  [benchmarks/results]")] = None,
     only: Annotated[str | None, typer.Option(help="Run this benchmark alone, such as pipeline.")] = None,
+    against: Annotated[
+        str, typer.Option(help="Peers: torch-eager, torch-compile, timm, torchscale, torchvision-maskrcnn.")
+    ] = "",
+    session: Annotated[
+        str, typer.Option(help="Back ends of ours, separated by commas.")
+    ] = "onnxruntime-cpu,openvino",
+    json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Turns of every candidate.")] = 20,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of every candidate.  [all cores]")
+    ] = None,
 ) -> None:
-    """Run every script in benchmarks/ and write one JSON file each, with device, versions and input hash.
+    """Measure on this machine.
 
-    Example: mca bench --only pipeline --out results
+    With backbone, segmentation or pipeline: our graphs and the peers take turns in one process; medians, percentiles,
+    throughput and the share of the machine's own peak. Without: every script in benchmarks/, one JSON file each.
+
+    \b
+    Examples:
+      mca bench --only pipeline --out results
+      mca bench backbone --against torch-eager,timm,torchscale --json backbone.json
     """
+    if what is not None:
+        _measure(what, model, against, session, json, runs, threads)
+    else:
+        _run_scripts(model, out, only)
+
+
+def _measure(
+    what: What, model: Path, against: str, session: str, json: Path | None, runs: int, threads: int | None
+) -> None:
+    import os
+
+    from mca_perception.cli import bench_cases, reports
+    from mca_perception.cli.bench_measure import machine_peaks
+    from mca_perception.deploy.bundle import ModelBundle
+    from mca_perception.resources import resource_path
+
+    count = threads or os.cpu_count() or 1
+    sessions, peers = (
+        [part.strip() for part in text.split(",") if part.strip()] for text in (session, against)
+    )
+    bundle = model if model.is_dir() else resource_path(str(model))
+    if what == What.BACKBONE:
+        outcome = bench_cases.bench_backbone(sessions, peers, runs=runs, threads=count)
+    else:
+        measure = bench_cases.bench_pipeline if what == What.PIPELINE else bench_cases.bench_segmentation
+        outcome = measure(bundle, sessions, peers, runs=runs, threads=count)
+    peaks = machine_peaks(count)
+    for name, reason in outcome.left_out.items():
+        typer.echo(f"{name} is left out: {reason}")
+    for case, candidates in outcome.cases.items():
+        fastest = min((values["p50_ms"] for values in candidates.values()), default=1.0)
+        for name, values in candidates.items():
+            if "gflop_per_s" in values:
+                values["share_of_gemm_peak"] = round(values["gflop_per_s"] / peaks["gemm_gflop_per_s"], 3)
+            values["ratio_to_fastest"] = round(values["p50_ms"] / fastest, 3)
+            share = f"  {values['share_of_gemm_peak']:.0%} of peak" if "share_of_gemm_peak" in values else ""
+            typer.echo(
+                f"{case:24} {name:22} {values['p50_ms']:9.1f} ms  p95 {values['p95_ms']:.1f}  "
+                f"{values['images_per_second']:7.2f} img/s  {values['ratio_to_fastest']:.2f} x{share}"
+            )
+    if json is None:
+        return
+    reports.new_folder(json.parent)
+    facts = reports.environment(("openvino", "torch", "timm", "torchscale", "torchvision"))
+    reports.write_json(
+        json,
+        {
+            "benchmark": what.value,
+            "model": "beit3_base_patch16, random weights"
+            if what == What.BACKBONE
+            else reports.model_facts(ModelBundle.open(bundle)),
+            "threads": count,
+            "runs": runs,
+            "seed": bench_cases.SEED,
+            "input_sha256": outcome.input_sha256,
+            "peaks": peaks,
+            "cases": outcome.cases,
+            "left_out": outcome.left_out,
+            **facts,
+        },
+    )
+    typer.echo(str(json))
+
+
+def _run_scripts(model: Path, out: Path | None, only: str | None) -> None:
     import subprocess
     import sys
 

@@ -49,6 +49,7 @@ def _facts(report: Report) -> dict[str, str]:
         "GPU": "; ".join(report.gpus) or "none found by nvidia-smi",
         "Packages": ", ".join(packages),
         "ONNX Runtime": ", ".join(report.providers) or "not installed",
+        "Models run in": report.sessions,
         "ROS 2": f"{ros.distribution} from {ros.source}" if ros.source else "not installed",
         "Middleware": f"{ros.rmw or 'unknown'}, Fast DDS {ros.fastdds or 'not found'}",
         "Transport": report.transport,

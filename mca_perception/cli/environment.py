@@ -24,6 +24,7 @@ PACKAGES = (
     "opencv-python-headless",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "pydantic",
     "pycocotools",
     "rosbags",
@@ -133,6 +134,7 @@ class Report:
     shared_memory_free_mb: int
     packages: dict[str, str | None]
     providers: list[str]
+    sessions: str
     gpus: list[str]
     ros: RosState
     transport: str
@@ -181,6 +183,15 @@ def _gpus() -> list[str]:
     """NVIDIA GPUs as `name, driver, memory`."""
     query = "--query-gpu=name,driver_version,memory.total"
     return _output(["nvidia-smi", query, "--format=csv,noheader"]).splitlines()
+
+
+def _sessions() -> str:
+    """What runs models when nobody says, and why not something faster."""
+    try:
+        from mca_perception.deploy.sessions import choose
+    except ModuleNotFoundError as error:
+        return f"none: {error.name} is not installed"
+    return str(choose())
 
 
 def _providers() -> list[str]:
@@ -305,6 +316,7 @@ def examine() -> Report:
         shared_memory_free_mb=shutil.disk_usage(shared_memory).free >> 20 if shared_memory.is_dir() else 0,
         packages={name: version_of(name) for name in PACKAGES},
         providers=providers,
+        sessions=_sessions(),
         gpus=_gpus(),
         ros=ros,
         transport=transport_state(),

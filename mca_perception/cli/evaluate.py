@@ -167,6 +167,45 @@ def armbench_defects(
 
 
 @app.command(
+    "armbench-defect-videos",
+    epilog="Example: mca eval armbench-defect-videos --data defects/video --model runs/clips --out results/clips",
+)
+def armbench_defect_videos(
+    data: Data,
+    model: Annotated[Path, typer.Option(help="Folder of a finished run of a recipe with clips.")],
+    out: Out,
+    limit: Limit = None,
+) -> None:
+    """Score defect videos: accuracy per bit, exact match, and how many frames a decision takes."""
+    from mca_perception.cli.defects_clips import evaluate
+
+    evaluate(data, model, out, limit=limit)
+
+
+@app.command(
+    "embeddings",
+    epilog="Example: mca eval embeddings --data photos --split val --model models/mine --before models/nano --out out",
+)
+def embeddings(
+    data: Annotated[
+        Path, typer.Option(help="Folder with a folder of images per class, or the Grocery Store data set.")
+    ],
+    model: Model,
+    out: Out,
+    before: Annotated[
+        Path | None, typer.Option(help="Bundle to compare with, such as before training.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Part of the data: a folder, or a list.")] = None,
+    limit: Annotated[int, typer.Option(min=4, max=50_000, help="Judge so many images, drawn evenly.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Seed of the draws, the episodes and the map.")] = 0,
+) -> None:
+    """Measure how well embeddings tell classes apart: cosines, isotropy, margin, neighbours, few-shot, a map."""
+    from mca_perception.cli.embeddings_report import evaluate
+
+    typer.echo(evaluate(data, model, before, out, split=split, limit=limit, seed=seed))
+
+
+@app.command(
     "crisismmd",
     epilog="Example: mca eval crisismmd --data data/crisismmd --task humanitarian --split dev --model models/crisis "
     "--out results/crisis",
@@ -215,6 +254,92 @@ def trec_is(
     )
 
 
+@app.command(
+    "grocery-retrieval",
+    epilog="Example: mca eval grocery-retrieval --data grocery --split val --model models/retrieval --out out",
+)
+def grocery_retrieval(
+    data: Annotated[Path, typer.Option(help="Folder of the Grocery Store data set.")],
+    model: Annotated[Path, typer.Option(help="Folder of a bundle with an image and a text side.")],
+    out: Out,
+    split: Annotated[str, typer.Option(help="NAME of the list of photos NAME.txt.")] = "val",
+    summary: Annotated[bool, typer.Option(help="Search with summaries of the descriptions.")] = True,
+    per_entity: Annotated[
+        int,
+        typer.Option(min=0, help="Images per entity of an index over train's descriptions; 0: score all."),
+    ] = 0,
+    back_end: Annotated[
+        str, typer.Option(help="How all images are searched, as in mca retrieval search.")
+    ] = "exact",
+) -> None:
+    """Score how well product descriptions find the natural photos of the products."""
+    from mca_perception.cli.retrieval_reports import evaluate_grocery
+
+    evaluate_grocery(data, split, model, out, summary=summary, per_entity=per_entity, back_end=back_end)
+
+
+@app.command(
+    "atomic", epilog="Example: mca eval atomic --data atomic --model runs/cfir/bundle --out results/atomic"
+)
+def atomic(
+    data: Annotated[Path, typer.Option(help="Folder with texts/, images/ and qrels/ of AToMiC.")],
+    model: Annotated[Path, typer.Option(help="Folder of a bundle with an image and a text side.")],
+    out: Out,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
+    pool: Annotated[
+        str,
+        typer.Option(help="Images to search: small (the split's own), base (of any qrels) or large (all)."),
+    ] = "base",
+    summary: Annotated[bool, typer.Option(help="Search with summaries of the texts.")] = True,
+    per_entity: Annotated[
+        int, typer.Option(min=0, help="Images per entity of an index over train's texts; 0: score all.")
+    ] = 0,
+    back_end: Annotated[
+        str, typer.Option(help="How all images are searched, as in mca retrieval search.")
+    ] = "exact",
+    entity_model: Annotated[
+        Path | None,
+        typer.Option(help="Bundle of the pre-trained text side that encodes entities. [default: --model]"),
+    ] = None,
+    limit: Limit = None,
+) -> None:
+    """Score text-to-image retrieval with ir_measures; also writes run.txt. Goes on where it was stopped."""
+    from mca_perception.cli.retrieval_reports import evaluate_atomic
+
+    evaluate_atomic(
+        data,
+        split,
+        model,
+        out,
+        pool=pool,
+        summary=summary,
+        per_entity=per_entity,
+        back_end=back_end,
+        entity_model=entity_model,
+        limit=limit,
+    )
+
+
+@app.command(
+    "image-text",
+    epilog="Example: mca eval image-text --data dataset_coco.json --images coco --model runs/b --out results/coco",
+)
+def image_text(
+    data: Annotated[Path, typer.Option(help="Karpathy's split file, such as dataset_coco.json.")],
+    model: Annotated[Path, typer.Option(help="Folder of a bundle with an image and a text side.")],
+    out: Out,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder that the file names are relative to. [default: the file's]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    limit: Limit = None,
+) -> None:
+    """Score captions against images in both directions: R@1, R@5, R@10."""
+    from mca_perception.cli.retrieval_reports import evaluate_image_text
+
+    evaluate_image_text(data, images, split, model, out, limit=limit)
+
+
 def _subsets(data: Path, names: list[str], split: str) -> list[str]:
     """Folders to evaluate: those named, or ARMBench's that are there; one that is missing is refused at once."""
     from mca_perception.datasets.coco import SUBSETS
@@ -230,3 +355,58 @@ def _subsets(data: Path, names: list[str], split: str) -> list[str]:
     if missing and len(names) > 1:
         raise DatasetError(f"{data / missing[0] / split}.json is missing; leave out --subset {missing[0]}")
     return list(dict.fromkeys(names))
+
+
+@app.command("bag", epilog="Example: mca eval bag --bag recording.mcap --model models/nano --out results/bag")
+def bag(
+    bag: Annotated[Path, typer.Option(help="rosbag2 folder, .mcap or .db3 file.")],
+    model: Model,
+    out: Out,
+    topic: Annotated[str, typer.Option(help="Image topic, where the bag has several.")] = "",
+    gallery: Annotated[Path | None, typer.Option(help="Gallery of the products.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="COCO file; its images name their frame by stamp_ns, else by id from 0 on."),
+    ] = None,
+    annotated: Annotated[
+        bool, typer.Option(help="Also write annotated/, an mcap recording with overlays, for Foxglove.")
+    ] = True,
+    tracking: Annotated[bool, typer.Option("--tracking", help="Ids that last over frames.")] = False,
+    limit: Limit = None,
+) -> None:
+    """Perceive every image of a recording, read directly: no playback, no dropped frame, the same result each time."""
+    from mca_perception.cli import reports
+    from mca_perception.cli.bag_report import label_metrics, write_bag_run
+    from mca_perception.identification.gallery import Gallery
+    from mca_perception.pipeline import PerceptionPipeline
+    from mca_perception.ros.bag_evaluation import evaluate_bag
+    from mca_perception.ros.bags import BagSource
+
+    source = BagSource(bag, topic=topic)
+    pipeline = PerceptionPipeline.from_bundle(model)
+    if gallery is not None:
+        opened = Gallery.open(gallery, model=pipeline.bundle.embedding_fingerprint, create=False)
+        pipeline = PerceptionPipeline.from_bundle(model, gallery=opened)
+    reports.new_folder(out)
+    run = evaluate_bag(
+        source, pipeline, annotated=out / "annotated" if annotated else None, tracking=tracking, limit=limit
+    )
+    metrics = {
+        "task": "bag",
+        **run.metrics(),
+        **(label_metrics(run, labels) if labels else {}),
+        "model": reports.model_facts(pipeline.bundle),
+        "data": {
+            "bag": str(bag),
+            "source": source.description,
+            "limit": limit,
+            "labels": labels and str(labels),
+        },
+        **reports.environment(("rosbags",)),
+    }
+    source.close()
+    write_bag_run(run, out, metrics)
+    names = ("frames", "objects", *(("mask_map50", "mask_map") if labels else ()))
+    typer.echo(
+        f"{reports.summary(metrics, names)}  skipped {sum(run.skipped.values())} -> {out / 'metrics.json'}"
+    )

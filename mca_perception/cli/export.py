@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +11,33 @@ import typer
 if TYPE_CHECKING:
     from mca_perception.crisis.bundle import CrisisBundle
     from mca_perception.deploy.bundle import ModelBundle
+    from mca_perception.retrieval.bundle import RetrievalBundle
+
+
+class Precision(str, Enum):
+    """What matrix products and convolutions compute in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+class Target(str, Enum):
+    """What runs the graphs."""
+
+    ONNX = "onnx"
+    TENSORRT = "tensorrt"
+    TRITON = "triton"
 
 
 def command(
     source: Annotated[
         Path, typer.Argument(help="Folder of a finished `mca train` run, or a bundle to add to.")
     ],
-    out: Annotated[Path, typer.Option(help="Bundle folder to write; replaced as a whole.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write, replaced as a whole; not needed with --build-only.")
+    ] = None,
     add_head: Annotated[
         Path | None,
         typer.Option(
@@ -29,6 +50,48 @@ def command(
         list[Path] | None,
         typer.Option(help="metrics.json of `mca eval`, for manifest and model card; repeatable."),
     ] = None,
+    with_tokenizer: Annotated[
+        bool,
+        typer.Option(
+            help="Copy the vocabulary into the bundle of an image-text model; without it, the bundle needs "
+            "MCA_TOKENIZER or --tokenizer at work."
+        ),
+    ] = True,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="Convert the graphs of a bundle; a gate compares it with its source on --evaluate."
+        ),
+    ] = None,
+    target: Annotated[
+        Target, typer.Option(help="What the bundle is for, with --precision or alone.")
+    ] = Target.ONNX,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="int8: folder of images or COCO file to find ranges on; repeatable."),
+    ] = None,
+    calibration_images: Annotated[int, typer.Option(min=1, help="How many of them to look at.")] = 64,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Graph that stays in float32, such as segmentation; repeatable.")
+    ] = None,
+    fuse_preprocessing: Annotated[
+        bool,
+        typer.Option("--fuse-preprocessing", help="Graphs take uint8 NHWC pixels and normalise themselves."),
+    ] = False,
+    evaluate: Annotated[
+        list[Path] | None,
+        typer.Option(help="Totes or picks in ARMBench's layout to run the gate on; repeatable."),
+    ] = None,
+    evaluate_limit: Annotated[int | None, typer.Option(min=1, help="Images or picks of each.")] = None,
+    max_loss: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest loss of a metric that passes; 0.01 is one point.")
+    ] = 0.01,
+    allow_regression: Annotated[
+        bool, typer.Option("--allow-regression", help="Write what fails the gate; the manifest says so.")
+    ] = False,
+    build_only: Annotated[
+        bool, typer.Option("--build-only", help="With --target tensorrt: build the engines for this GPU.")
+    ] = False,
 ) -> None:
     """Write a model bundle: ONNX graphs checked against the model, weights, manifest, model card.
 
@@ -37,13 +100,40 @@ def command(
     \b
     Example:
       mca export models/nano --out models/nano --add-head runs/nano_cascade
+      mca export models/nano --precision int8 --calibration photos --evaluate totes --out nano-int8
+      mca export models/nano --target triton --out repository
     \f
     Raises:
         RecipeError: a run is not finished, the two have different backbones, or a graph does not reproduce the model.
         BundleError: the source bundle is damaged.
+        AccuracyError: the converted bundle loses more than is allowed.
     """
-    crisis = _crisis_bundle(source, out, version, metrics or []) if add_head is None else None
-    bundle = crisis or _perception_bundle(source, out, version, add_head, metrics or [])
+    if precision is not None or target != Target.ONNX or fuse_preprocessing:
+        from mca_perception.cli.export_deployed import Deployment, export_deployed
+
+        deployment = Deployment(
+            precision=precision.value if precision else None,
+            target=target.value,
+            calibration=tuple(calibration or ()),
+            calibration_images=calibration_images,
+            keep=tuple(keep or ()),
+            fused=fuse_preprocessing,
+            evaluation=tuple(evaluate or ()),
+            evaluation_limit=evaluate_limit,
+            max_loss=max_loss,
+            allow_regression=allow_regression,
+            build_only=build_only,
+        )
+        export_deployed(source, out, deployment)
+        return
+    if out is None:
+        raise typer.BadParameter("name the folder to write", param_hint="--out")
+    other = None
+    if add_head is None:
+        other = _crisis_bundle(source, out, version, metrics or []) or _retrieval_bundle(
+            source, out, version, with_tokenizer, metrics or []
+        )
+    bundle = other or _perception_bundle(source, out, version, add_head, metrics or [])
     typer.echo(
         f"{bundle.path}  {bundle.manifest.name} {bundle.manifest.version}  fingerprint {bundle.fingerprint}"
     )
@@ -93,4 +183,28 @@ def _crisis_bundle(source: Path, out: Path, version: str, metrics: list[Path]) -
         bundle = CrisisBundle.open(source)
     else:
         return None
+    return attach_metrics(bundle, out, metrics)
+
+
+def _retrieval_bundle(
+    source: Path, out: Path, version: str, with_tokenizer: bool, metrics: list[Path]
+) -> RetrievalBundle | None:
+    """The bundle of an image-text model; None if the source is none."""
+    from mca_perception.retrieval.card import attach_metrics, is_retrieval_bundle
+
+    if is_retrieval_bundle(source):
+        from mca_perception.retrieval.bundle import RetrievalBundle
+
+        return attach_metrics(RetrievalBundle.open(source), out, metrics)
+    from mca_perception.deploy.bundle import MANIFEST_NAME
+
+    if (source / MANIFEST_NAME).is_file():
+        return None
+    from mca_perception.training.recipe import load_recipe
+    from mca_perception.training.retrieval_bundling import bundle_dual_encoder, is_dual_encoder
+    from mca_perception.training.run import RECIPE
+
+    if not (source / RECIPE).is_file() or not is_dual_encoder(load_recipe(source / RECIPE)):
+        return None
+    bundle = bundle_dual_encoder(source, out, version=version, with_tokenizer=with_tokenizer)
     return attach_metrics(bundle, out, metrics)

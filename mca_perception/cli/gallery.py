@@ -49,7 +49,10 @@ def import_(
     skipped = ImportCounts().skipped
     references = _find(source, skipped)
     pipeline = PerceptionPipeline.from_bundle(model)
-    with Gallery.open(path, model=pipeline.bundle.embedding_fingerprint) as gallery, progress_bar() as progress:
+    with (
+        Gallery.open(path, model=pipeline.bundle.embedding_fingerprint) as gallery,
+        progress_bar() as progress,
+    ):
         counts = import_references(pipeline, gallery, references, keep_copies=keep_copies, progress=progress)
         total = len(gallery)
     counts.skipped.update(skipped)

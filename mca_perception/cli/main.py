@@ -32,10 +32,13 @@ class _Command(NamedTuple):
 COMMANDS = {
     "demo": _Command("demo", "Run the nodes on totes or your own images and show the result."),
     "up": _Command("up", "Start the nodes without the ROS launch packages."),
+    "view": _Command("view", "Show the running nodes in a browser (Foxglove)."),
+    "top": _Command("top", "Show what the running nodes do."),
     "doctor": _Command("doctor", "Tell what is installed, and what is missing for what."),
     "synth": _Command("synth", "Synthesise totes and picks in ARMBench's formats."),
     "train": _Command("train", "Train a model from a recipe."),
     "eval": _Command("evaluate", "Evaluate a model bundle on a data set."),
+    "labels": _Command("labels", "Find labels that are probably wrong."),
     "calibrate": _Command("calibrate", "Choose a model's decision thresholds on held-out data."),
     "export": _Command(
         "export", "Make a model bundle from a training run, its graphs checked against the model."
@@ -43,6 +46,7 @@ COMMANDS = {
     "checkpoint": _Command("checkpoint", "Inspect and convert weights files of the backbone."),
     "bench": _Command("bench", "Measure latency and throughput on this machine."),
     "gallery": _Command("gallery", "Manage the product gallery."),
+    "retrieval": _Command("retrieval", "Find images for a text or a document."),
     "crisis": _Command("crisis", "Categorise crisis posts; check CrisisMMD and TREC-IS files."),
     "index": _Command("index", "Index identification data sets, so that they open at once."),
 }
@@ -50,15 +54,18 @@ COMMANDS = {
 # Top-level module that may be missing -> extra that brings it.
 EXTRAS = {
     "faiss": "retrieval",
+    "foxglove": "foxglove",
     "hypothesis": "dev",
     "ir_measures": "retrieval",
     "matplotlib": "train",
     "onnx": "train",
     "onnxscript": "train",
+    "openvino": "openvino",
     "open_clip": "backbones",
     "peft": "lora",
     "pyarrow": "retrieval",
     "pytest": "dev",
+    "qdrant_client": "qdrant",
     "rclpy": "ros",
     "sensor_msgs": "ros",
     "scipy": "train",
@@ -67,6 +74,7 @@ EXTRAS = {
     "timm": "backbones",
     "torch": "train",
     "transformers": "backbones",
+    "tritonclient": "triton",
 }
 MESSAGE_PACKAGES = ("vision_msgs", "mca_perception_msgs")
 

@@ -143,6 +143,34 @@ def picks(
 
 
 @app.command()
+def captions(
+    out: Out,
+    count: Count,
+    seed: Seed = 0,
+    workers: Workers = None,
+    validation_share: Annotated[
+        float, typer.Option("--val", help="Share of the products in the split val.")
+    ] = 0.1,
+    as_json: Json = False,
+) -> None:
+    """Write pictures of products with captions of what is seen on them (pairs.jsonl), and a vocabulary of them.
+
+    \b
+    Example:
+      mca synth captions --out captions --count 4000 --seed 1
+    \f
+    Raises:
+        DatasetError: settings out of range, or a folder that holds something else.
+    """
+    from mca_perception.datasets.synth.caption_set import CaptionSettings, write_captions
+
+    settings = CaptionSettings(out, count, seed, validation_share)
+    with _progress_bar("products") as progress:
+        figures = write_captions(settings, _workers(workers), progress)
+    _report(figures, as_json)
+
+
+@app.command()
 def defects(
     out: Out,
     count: Count,

@@ -48,11 +48,12 @@ MAX_FRAMES = 10_000
 
 @dataclass(frozen=True)
 class DefectClip:
-    """One clip: its id, video file, and the two :data:`BITS`."""
+    """One clip: its id, video file, the two :data:`BITS`, and the frame that shows the defect first, where known."""
 
     id: str
     video: Path
     bits: tuple[bool, bool]
+    first_visible: int | None = None
 
     @property
     def session(self) -> str:
@@ -115,7 +116,9 @@ def _read_clip(root: Path, name: str, skipped: Counter[str]) -> DefectClip | Non
     if not isinstance(label, str) or label not in CLIP_LABELS:
         skipped["clip with a label outside the set"] += 1
         return None
-    return DefectClip(name, video, CLIP_LABELS[label])
+    first = entry.get("first_visible")
+    known = isinstance(first, int) and not isinstance(first, bool) and 0 <= first < MAX_FRAMES
+    return DefectClip(name, video, CLIP_LABELS[label], first if known else None)
 
 
 def clip_frames(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:

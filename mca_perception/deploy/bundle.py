@@ -158,7 +158,7 @@ class ModelBundle(Bundle):
         """Preprocessing, and how crops are made."""
         manifest = self.manifest
         return {
-            "preprocessing": manifest.preprocessing.model_dump(mode="json"),
+            "preprocessing": manifest.preprocessing.model_dump(mode="json", exclude_defaults=True),
             "identification": manifest.identification and manifest.identification.settings(),
         }
 

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mca_perception.deploy.bundle import ModelBundle, write_bundle
-from mca_perception.deploy.manifest import DefectsSpec, IdentificationSpec, Manifest, SegmentationSpec
+from mca_perception.deploy.manifest import (
+    DefectsSpec,
+    IdentificationSpec,
+    Manifest,
+    PrecisionSpec,
+    SegmentationSpec,
+)
 from mca_perception.errors import BundleError
 
 CARD_NAME = "README.md"
@@ -98,6 +104,8 @@ def model_card(manifest: Manifest) -> str:
                 f"Picks raise an alarm above {point.threshold:.4f}: at most {point.fpr:.1%} of nominal ones do, with "
                 f"confidence {point.confidence:.0%} (chosen on {manifest.defects.calibrated_on}).",
             ]
+    if manifest.precision is not None:
+        lines += ["", "## Precision", "", *_precision(manifest.precision)]
     lines += ["", "## Training", "", *_table({k: v for k, v in training.items() if k != "recipe"})]
     lines += ["", "## Evaluation", ""]
     if not manifest.metrics:
@@ -109,11 +117,33 @@ def model_card(manifest: Manifest) -> str:
         "",
         "## Limits",
         "",
-        "Figures on synthesised data say nothing about real totes. Weights are stored as float16; the ONNX graphs hold "
-        "the same numbers as float32.",
+        "Figures on synthesised data say nothing about real totes."
+        + (
+            ""
+            if manifest.precision
+            else " Weights are stored as float16; the ONNX graphs hold the same numbers as float32."
+        ),
         "",
     ]
     return "\n".join(lines)
+
+
+def _precision(precision: PrecisionSpec) -> list[str]:
+    """How the graphs were converted and what that cost."""
+    graphs = ", ".join(f"`{name}`" for name in precision.converted) or "none"
+    lines = [f"{precision.kind}; converted from model {precision.reference}: {graphs}."]
+    checks = precision.gate.get("checks", [])
+    if checks:
+        lines += ["", "| data | metric | before | after | samples |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {c['data']} | {c['metric']} | {c['reference']:.4f} | {c['exported']:.4f} | {c['samples']} |"
+            for c in checks
+        ]
+    else:
+        lines += ["", "Its accuracy was not compared."]
+    if precision.regression:
+        lines += ["", "**It lost more than was allowed and was written on request nevertheless.**"]
+    return lines
 
 
 def _which_head(model: Any, manifest: Manifest) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "IdentificationCalibration",
     "IdentificationSpec",
     "Manifest",
+    "PrecisionSpec",
     "Preprocessing",
     "SegmentationSpec",
     "TensorSpec",
@@ -68,11 +69,15 @@ class BackboneSpec(_Section):
 
 
 class Preprocessing(_Section):
-    """``(image / 255 - mean) / std`` on the given channel order."""
+    """``(image / 255 - mean) / std`` on the given channel order.
+
+    ``fused``: the graphs do it themselves and take uint8 ``[N, H, W, 3]``.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     channel_order: Literal["RGB"]
+    fused: bool = False
 
 
 class SegmentationSpec(_Section):
@@ -192,6 +197,24 @@ class DefectsSpec(_Section):
         }
 
 
+class PrecisionSpec(_Section):
+    """How the graphs were changed from the float32 ones that they came from.
+
+    ``reference`` is the fingerprint of the bundle with those, ``converted`` lists the graphs' files that were changed.
+    ``calibration`` names the file with the images that the
+    ranges of int8 were found on. ``gate`` holds what the accuracy gate measured; ``regression`` is set where it failed
+    and the bundle was written nevertheless.
+    """
+
+    kind: Literal["fp32", "fp16", "bf16", "int8"]
+    reference: str
+    converted: tuple[str, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict)
+    calibration: str | None = None
+    gate: dict[str, Any] = Field(default_factory=dict)
+    regression: bool = False
+
+
 class FileSpec(_Section):
     """Hash and size of one file."""
 
@@ -222,3 +245,4 @@ class Manifest(CommonManifest):
     further_heads: tuple[SegmentationSpec, ...] = ()
     identification: IdentificationSpec | None = None
     defects: DefectsSpec | None = None
+    precision: PrecisionSpec | None = None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.deploy.bundle import ModelBundle
-from mca_perception.deploy.manifest import IdentificationSpec
+from mca_perception.deploy.manifest import DefectsSpec, IdentificationSpec
 from mca_perception.deploy.session import Session
 from mca_perception.errors import BundleError
 from mca_perception.geometry import Letterbox
 from mca_perception.identification.crops import crop_object, crop_reference, mask_box
-from mca_perception.pipeline.preprocessing import check_image, to_tensor
+from mca_perception.pipeline.preprocessing import check_image, network_input
 
 __all__ = ["IDENTIFICATION_GRAPHS", "MAX_CROPS_AT_ONCE", "Embedder"]
 
@@ -40,7 +41,7 @@ class Embedder:
         box: NDArray[np.float32] | None = None,
         mask: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.uint8]:
-        """Cut an object out of an image as the identification graph wants it.
+        """Cut an object out of an image as identification and defect graph want it.
 
         Args:
             image: uint8 ``[H, W, 3]`` RGB.
@@ -53,9 +54,9 @@ class Embedder:
 
         Raises:
             InvalidImageError: the image is not uint8 ``[H, W, 3]``.
-            BundleError: the bundle does not identify.
+            BundleError: the bundle looks at no crops.
         """
-        settings = self.identification_settings
+        settings = self.crop_settings
         height, width = check_image(image).shape[:2]
         margin = settings.margin
         if box is None and mask is not None:
@@ -103,8 +104,31 @@ class Embedder:
             InvalidImageError: a crop is not uint8 ``[H, W, 3]``.
             BundleError: the bundle does not identify.
         """
-        settings = self.identification_settings
+        return self.embed_features(self.crop_features(crops), references=references)
+
+    def embed_features(
+        self, parts: Iterable[NDArray[np.float32]], *, references: bool = False
+    ) -> NDArray[np.float32]:
+        """Embed crops from their features, as :meth:`crop_features` gives them; otherwise as :meth:`embed_crops`."""
         graph = "references" if references and "references" in self._sessions else "identification"
+        rows = [np.zeros((0, self.identification_settings.embedding_dim), np.float32)]
+        rows += [self._sessions[graph].run({"features": features})["embeddings"] for features in parts]
+        return np.concatenate(rows)
+
+    def crop_features(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """Send crops through the backbone, a bounded number at once.
+
+        Args:
+            crops: uint8 ``[H, W, 3]`` RGB each; letterboxed when not of the crop size.
+
+        Yields:
+            Features ``[N, 1 + T, D]`` of the next crops, at most 64.
+
+        Raises:
+            InvalidImageError: a crop is not uint8 ``[H, W, 3]``.
+            BundleError: the bundle looks at no crops.
+        """
+        settings = self.crop_settings
         size = (settings.crop_size, settings.crop_size)
         batch = np.empty((len(crops), *size, 3), dtype=np.uint8)
         for slot, crop in zip(batch, crops, strict=True):
@@ -112,13 +136,9 @@ class Embedder:
             slot[...] = (
                 crop if fits else Letterbox.fit(crop.shape[:2], size).apply(crop, padding=settings.background)
             )
-        embeddings = np.empty((len(crops), settings.embedding_dim), dtype=np.float32)
         for start in range(0, len(crops), MAX_CROPS_AT_ONCE):
             images = self._to_tensor(batch[start : start + MAX_CROPS_AT_ONCE])
-            features = self._sessions["backbone"].run({"images": images})["features"]
-            output = self._sessions[graph].run({"features": features})
-            embeddings[start : start + len(images)] = output["embeddings"]
-        return embeddings
+            yield self._sessions["backbone"].run({"images": images})["features"]
 
     def embed_references(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embed the reference images of a product: each is cut to the product first.
@@ -171,6 +191,16 @@ class Embedder:
         )
 
     @property
+    def crop_settings(self) -> IdentificationSpec | DefectsSpec:
+        """The settings that say how crops are made: identification and defects make the same ones."""
+        settings = self.bundle.manifest.identification or self.bundle.manifest.defects
+        if settings is None:
+            raise BundleError(
+                f"model bundle {self.bundle.path} neither identifies nor inspects; choose one that does"
+            )
+        return settings
+
+    @property
     def identification_settings(self) -> IdentificationSpec:
         """The bundle's section of that name; BundleError when it has none."""
         settings = self.bundle.manifest.identification
@@ -178,6 +208,5 @@ class Embedder:
             raise BundleError(f"model bundle {self.bundle.path} does not identify; choose one that does")
         return settings
 
-    def _to_tensor(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        preprocessing = self.bundle.manifest.preprocessing
-        return to_tensor(images, preprocessing.mean, preprocessing.std)
+    def _to_tensor(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        return network_input(images, self.bundle.manifest.preprocessing)

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.deploy.bundle import ModelBundle
-from mca_perception.deploy.manifest import SegmentationSpec
+from mca_perception.deploy.manifest import IdentificationSpec, SegmentationSpec
 from mca_perception.deploy.session import Session, open_sessions
+from mca_perception.deploy.sessions.selection import AUTOMATIC
 from mca_perception.errors import BundleError, GalleryError
 from mca_perception.geometry import Letterbox
 from mca_perception.identification.gallery import Gallery
@@ -22,6 +23,8 @@ from mca_perception.objects import Objects
 from mca_perception.pipeline.answers import Answer, look_up
 from mca_perception.pipeline.embedding import IDENTIFICATION_GRAPHS, Embedder
 from mca_perception.pipeline.heads import graph_inputs, to_candidates
+from mca_perception.pipeline.inspection import GRAPHS as DEFECT_GRAPHS
+from mca_perception.pipeline.inspection import DefectInspector
 from mca_perception.pipeline.preprocessing import check_image
 from mca_perception.segmentation.postprocess import MaskCandidates, to_objects
 
@@ -41,6 +44,7 @@ class PerceptionPipeline(Embedder):
         reject_unknown: leave objects without products when a calibrated bundle finds none of those searched similar
             enough. Switch it off where images differ from those that the bundle was calibrated on.
         identifies: embed objects and look them up, where the bundle can.
+        inspects: judge whether objects are defective, where the bundle can.
 
     Example:
         >>> pipeline = PerceptionPipeline.from_bundle("models/nano")  # doctest: +SKIP
@@ -79,6 +83,9 @@ class PerceptionPipeline(Embedder):
         self.top_k = top_k
         self.reject_unknown = True
         self.identifies = bundle.manifest.identification is not None
+        has_defects = bundle.manifest.defects is not None and all(name in sessions for name in DEFECT_GRAPHS)
+        self._inspector = DefectInspector(bundle, sessions) if has_defects else None
+        self.inspects = has_defects
 
     @classmethod
     def from_bundle(
@@ -86,7 +93,7 @@ class PerceptionPipeline(Embedder):
         path: str | os.PathLike[str],
         *,
         head: str | None = None,
-        session: Mapping[str, Session] | None = None,
+        session: str | Mapping[str, Session] = AUTOMATIC,
         gallery: Gallery | None = None,
         providers: Sequence[str] | None = None,
         score_threshold: float | None = None,
@@ -97,21 +104,23 @@ class PerceptionPipeline(Embedder):
         Args:
             path: the bundle's folder.
             head: segmentation head, ``edge`` or ``cascade``; the bundle's default when not given.
-            session: sessions from :func:`~mca_perception.deploy.open_sessions`, to share one backbone.
+            session: back end, by the names that :func:`~mca_perception.deploy.open_sessions` takes; or sessions that
+                it opened, to share one backbone.
             gallery: product gallery filled with this bundle's embeddings.
-            providers: ONNX Runtime execution providers, best first; only without ``session``.
+            providers: ONNX Runtime execution providers, best first; they take the place of a back end.
             score_threshold: replaces the bundle's calibrated one.
             top_k: products per object.
 
         Raises:
-            BundleError: the bundle is missing, altered, of another version or incomplete, or lacks that head.
+            BundleError: the bundle is missing, altered, of another version or incomplete, or lacks that head; or the
+                back end cannot be used.
             GalleryError: the gallery belongs to another model.
         """
         bundle = ModelBundle.open(path)
-        if session is None:
+        if isinstance(session, str):
             segmentation = _chosen_head(bundle, head)
-            graphs = {"backbone", *IDENTIFICATION_GRAPHS, *([segmentation.graph] if segmentation else [])}
-            session = open_sessions(bundle, graphs=graphs, providers=providers)
+            graphs = {*IDENTIFICATION_GRAPHS, *DEFECT_GRAPHS, *([segmentation.graph] if segmentation else [])}
+            session = open_sessions(bundle, graphs=graphs, session=session, providers=providers)
         return cls(bundle, session, head=head, gallery=gallery, score_threshold=score_threshold, top_k=top_k)
 
     def perceive(self, image: NDArray[np.uint8], *, manifest: Iterable[str] | None = None) -> Objects:
@@ -123,8 +132,9 @@ class PerceptionPipeline(Embedder):
 
         Returns:
             The objects, best score first, in pixels of ``image``, with ``timings_ms`` of the stages
-            letterbox, backbone, segmentation, postprocess, identification and total. ``embeddings`` are there
-            when the bundle identifies, products when there is also a gallery.
+            letterbox, backbone, segmentation, postprocess, identification (with the crops and their backbone pass),
+            defects where there are any, and total. ``embeddings`` are there when the bundle identifies, products when
+            there is also a gallery, and ``defects`` when it has a defect head.
 
         Raises:
             InvalidImageError: the image is not uint8 ``[H, W, 3]``, is empty, or exceeds 50 megapixels.
@@ -135,8 +145,7 @@ class PerceptionPipeline(Embedder):
             candidates = self.candidates(image, timings_ms=timings)
             with _timed(timings, "postprocess"):
                 objects = to_objects(candidates, self.segmentation_settings.labels)
-            with _timed(timings, "identification"):
-                objects = self._identify(image, objects, manifest)
+            objects = self._look_closer(image, objects, manifest, timings)
         return objects.replace(timings_ms=timings)
 
     def candidates(
@@ -215,12 +224,29 @@ class PerceptionPipeline(Embedder):
         """Settings of the segmentation head in use; BundleError when the bundle does not segment."""
         return self._segmentation or self.bundle.segmentation_head()
 
-    def _identify(
-        self, image: NDArray[np.uint8], objects: Objects, manifest: Iterable[str] | None
+    def _look_closer(
+        self,
+        image: NDArray[np.uint8],
+        objects: Objects,
+        manifest: Iterable[str] | None,
+        timings: dict[str, float],
     ) -> Objects:
-        if not self.identifies:
-            return objects
-        embeddings = self.embed_crops([self._object_crop(image, objects, i) for i in range(len(objects))])
+        """Identify and inspect every object, from one crop of it and one backbone pass over the crops."""
+        parts: list[NDArray[np.float32]] = []
+        with _timed(timings, "identification"):
+            if self.identifies or self.inspects:
+                crops = [self.object_crop(image, objects, i) for i in range(len(objects))]
+                parts = list(self.crop_features(crops))
+            if self.identifies:
+                objects = self._identify(objects, self.embed_features(parts), manifest)
+        if self.inspects and self._inspector is not None:
+            with _timed(timings, "defects"):
+                objects = objects.replace(defects=self._inspector.probabilities(parts))
+        return objects
+
+    def _identify(
+        self, objects: Objects, embeddings: NDArray[np.float32], manifest: Iterable[str] | None
+    ) -> Objects:
         objects = objects.replace(embeddings=embeddings)
         if self.gallery is None:
             return objects
@@ -242,16 +268,21 @@ class PerceptionPipeline(Embedder):
             product_confidences=np.array([answer.confidence for answer in answers], np.float32),
         )
 
-    def _object_crop(self, image: NDArray[np.uint8], objects: Objects, i: int) -> NDArray[np.uint8]:
-        """Crop object ``i`` from its surroundings alone: large images cost no more than small ones."""
+    def object_crop(self, image: NDArray[np.uint8], objects: Objects, i: int) -> NDArray[np.uint8]:
+        """Crop object ``i`` of an image as identification and inspection see it; uint8 ``[S, S, 3]``.
+
+        It is cut from its surroundings alone: large images cost no more than small ones.
+        """
+        settings = self.crop_settings
         x1, y1, x2, y2 = objects.boxes[i].tolist()
-        reach = max(x2 - x1, y2 - y1) * (1 + self.identification_settings.margin) / 2
+        reach = max(x2 - x1, y2 - y1) * (1 + settings.margin) / 2
         left, top = max(math.floor((x1 + x2) / 2 - reach), 0), max(math.floor((y1 + y2) / 2 - reach), 0)
         right, bottom = math.ceil((x1 + x2) / 2 + reach), math.ceil((y1 + y2) / 2 + reach)
         assert objects.instance_mask is not None
         visible = objects.instance_mask[top:bottom, left:right] == objects.instance_ids[i]
         box = objects.boxes[i] - np.array([left, top, left, top], dtype=np.float32)
-        return self.crop(image[top:bottom, left:right], box=box, mask=visible)
+        masked = isinstance(settings, IdentificationSpec) or settings.masked
+        return self.crop(image[top:bottom, left:right], box=box, mask=visible if masked else None)
 
 
 def _chosen_head(bundle: ModelBundle, head: str | None) -> SegmentationSpec | None:

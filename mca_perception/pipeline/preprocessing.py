@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mca_perception.deploy.manifest import Preprocessing
 from mca_perception.errors import InvalidImageError
 from mca_perception.geometry import MAX_PIXELS
 
-__all__ = ["check_image", "to_tensor"]
+__all__ = ["check_image", "network_input", "to_tensor"]
 
 
 def check_image(image: Any) -> NDArray[np.uint8]:
@@ -54,3 +55,8 @@ def to_tensor(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[fl
         np.multiply(images[..., channel], np.float32(scale[channel]), out=plane)
         plane += np.float32(shift[channel])
     return tensor
+
+
+def network_input(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[Any]:
+    """What graphs take for uint8 ``[N, H, W, 3]``: :func:`to_tensor` of it, or itself where they normalise."""
+    return images if preprocessing.fused else to_tensor(images, preprocessing.mean, preprocessing.std)

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mca_perception.datasets.images import read_rgb
+from mca_perception.datasets.images import read_rgb, resize_square
 from mca_perception.datasets.pairs import Item, read_pairs
 from mca_perception.errors import DatasetError
 from mca_perception.pretraining.masking import block_mask
@@ -132,13 +131,6 @@ def random_crop(image: NDArray[np.uint8], smallest: float, rng: np.random.Genera
             top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
             return image[top : top + rows, left : left + columns]
     return image
-
-
-def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """``[H, W, 3]`` to ``[size, size, 3]``; pixels are averaged when shrinking, or small print aliases."""
-    shrinks = min(image.shape[:2]) > size
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (size, size), interpolation=interpolation), np.uint8)
 
 
 class Split(NamedTuple):

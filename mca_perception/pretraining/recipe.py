@@ -14,21 +14,25 @@ class Objectives(BaseModel):
     """Factor of every objective's loss; 0 leaves an objective out.
 
     ``itc``: image-text contrastive; ``mlm``: masked language modelling on texts; ``mim``: masked image modelling on
-    images; ``mvlm``: both at once on pairs; ``itm``: image-text matching with hard negatives.
+    images; ``mvlm``: both at once on pairs; ``itm``: image-text matching with hard negatives. ``ssl_image`` and
+    ``ssl_text``: contrast of an image, or a text, with a changed copy of itself; beside ``itc`` on trusted pairs they
+    clean a poisoned model (CleanCLIP).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    itc: float = Field(0.0, ge=0)
-    mlm: float = Field(0.0, ge=0)
-    mim: float = Field(0.0, ge=0)
-    mvlm: float = Field(0.0, ge=0)
-    itm: float = Field(0.0, ge=0)
+    itc: float = Field(default=0.0, ge=0)
+    mlm: float = Field(default=0.0, ge=0)
+    mim: float = Field(default=0.0, ge=0)
+    mvlm: float = Field(default=0.0, ge=0)
+    itm: float = Field(default=0.0, ge=0)
+    ssl_image: float = Field(default=0.0, ge=0)
+    ssl_text: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Objectives:
-        if not any((self.itc, self.mlm, self.mim, self.mvlm, self.itm)):
-            raise ValueError("give at least one of itc, mlm, mim, mvlm, itm a positive weight")
+        if not any(self.model_dump().values()):
+            raise ValueError(f"give at least one of {', '.join(type(self).model_fields)} a positive weight")
         if self.itm and not self.itc:
             raise ValueError(
                 "itm draws its hard negatives by the similarities of itc: give itc a positive weight too"
@@ -45,7 +49,10 @@ class Objectives(BaseModel):
     def modalities(self) -> tuple[str, ...]:
         """What the objectives read, in the backbone's order."""
         pairs = self.itc or self.mvlm or self.itm
-        wanted = (("vision", self.mim or pairs), ("text", self.mlm or pairs))
+        wanted = (
+            ("vision", self.mim or self.ssl_image or pairs),
+            ("text", self.mlm or self.ssl_text or pairs),
+        )
         return tuple(name for name, needed in wanted if needed)
 
 

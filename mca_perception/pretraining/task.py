@@ -29,6 +29,7 @@ from mca_perception.pretraining.objectives import (
     predict_masked,
 )
 from mca_perception.pretraining.recipe import PretrainingRecipe
+from mca_perception.pretraining.self_supervision import changed_images, changed_texts, self_contrast
 from mca_perception.pretraining.visual_tokens import RandomProjectionQuantiser, VisualTokenizer
 
 
@@ -115,6 +116,7 @@ class PretrainingTask:
             if wanted.itm:
                 logits = match_pairs(backbone, self.head, images, texts, pairs, inputs.labels)
                 terms["itm"] = wanted.itm * matching_loss(logits)
+        terms |= self._self_contrasts(backbone, inputs)
         for objective in wanted.masked:
             for name, prediction in self._predict(objective, backbone, inputs).items():
                 terms[name] = getattr(wanted, objective) * masked_prediction_loss(*prediction)
@@ -164,6 +166,23 @@ class PretrainingTask:
                 torch.from_numpy(tokens.ids).to(device), torch.from_numpy(tokens.padding_mask).to(device)
             )
         return _Inputs(images, hidden, texts, batch.labels.to(device))
+
+    def _self_contrasts(self, backbone: Backbone, inputs: _Inputs) -> dict[str, Tensor]:
+        """Contrast of images and of texts with changed copies of themselves, where the recipe asks for it."""
+        wanted, terms = self.recipe.objectives, {}
+        if wanted.ssl_image and inputs.images is not None:
+            both = torch.cat([inputs.images, changed_images(inputs.images)])
+            rows, copies = self.head.embed_images(backbone(both)["encoder_out"]).chunk(2)
+            terms["ssl_image"] = wanted.ssl_image * self_contrast(rows, copies)
+        if wanted.ssl_text and inputs.texts is not None:
+            rows, copies = (
+                self.head.embed_texts(
+                    backbone(text_ids=texts.ids, text_padding_mask=texts.padding_mask)["encoder_out"]
+                )
+                for texts in (inputs.texts, changed_texts(inputs.texts))
+            )
+            terms["ssl_text"] = wanted.ssl_text * self_contrast(rows, copies, inputs.labels)
+        return terms
 
     def _predict(
         self, objective: str, backbone: Backbone, inputs: _Inputs, generator: torch.Generator | None = None

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mca_perception.backbone.adapters import plain_key
+from mca_perception.classification.recipe import ClassificationRecipe
 from mca_perception.deploy.bundle import ModelBundle, write_bundle
 from mca_perception.deploy.manifest import graph_of_head
 from mca_perception.errors import BundleError, RecipeError
@@ -31,7 +32,7 @@ from mca_perception.training.task import Task
 
 DEFAULT_THRESHOLD = 0.4
 # Parts that no deployed model has a use for.
-TRAINING_ONLY = ("heads.pretraining.", "heads.identification.loss.classifier.")
+TRAINING_ONLY = ("heads.pretraining.", "heads.classification.", "heads.identification.loss.classifier.")
 BACKBONE_PART = "backbone."
 EMBEDDING_PART = "heads.identification.head."
 FUSION_PART = "heads.identification.fusion."
@@ -300,7 +301,21 @@ def _manifest_fields(
         fields["segmentation"] = _segmentation_fields(recipe, model, score_threshold, calibrated_on)
     if recipe.identification is not None:
         fields["identification"] = _identification_fields(recipe.identification, model)
+    if recipe.classification is not None:
+        fields["identification"] = _representation_fields(recipe.classification, backbone.embed_dim)
     return fields
+
+
+def _representation_fields(section: ClassificationRecipe, embed_dim: int) -> dict[str, Any]:
+    """The encoder's output as the bundle's embedding: projection and classifier are for training."""
+    return {
+        "crop_size": section.image_size,
+        "embedding_dim": embed_dim,
+        "margin": 0.0,
+        "background": BACKGROUND,
+        "temperature": section.method.loss_temperature,
+        "parameters": 0,
+    }
 
 
 def _identification_fields(section: IdentificationRecipe, model: PerceptionModel) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from mca_perception.training.early_stopping import BestWeights
 from mca_perception.training.schedule import WeightAverage
 
 WEIGHTS = "weights.safetensors"
+# Two ways to train one dual encoder: the heads of either start the other.
+DUAL_ENCODER_HEADS = ("heads.pretraining.", "heads.retrieval.")
 
 
 @dataclass
@@ -99,12 +102,21 @@ def load_shared_weights(path: Path, model: nn.Module) -> list[str]:
     if not path.is_file():
         raise RecipeError(f"init_from: {path} does not exist; train that recipe first")
     stored, target = load_file(path), model.state_dict()
+    names = {name: _stored_name(plain_key(name), stored) for name in target}
     shared = {
-        name: stored[plain_key(name)]
+        name: stored[names[name]]
         for name, tensor in target.items()
-        if plain_key(name) in stored and stored[plain_key(name)].shape == tensor.shape
+        if names[name] in stored and stored[names[name]].shape == tensor.shape
     }
     if not shared:
         raise RecipeError(f"init_from: {path} shares no weights with this recipe's model")
     model.load_state_dict(shared, strict=False)
     return [name for name in target if name not in shared]
+
+
+def _stored_name(name: str, stored: Container[str]) -> str:
+    """Name under which a file has a tensor of the model, if it has it."""
+    for own, other in (DUAL_ENCODER_HEADS, DUAL_ENCODER_HEADS[::-1]):
+        if name not in stored and name.startswith(own):
+            return other + name.removeprefix(own)
+    return name

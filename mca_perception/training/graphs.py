@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from mca_perception.backbone import Backbone
+from mca_perception.classification.model import UnitEncoderOutput
 from mca_perception.deploy.export import Outputs, export_graph, largest_array_difference, largest_difference
 from mca_perception.deploy.manifest import graph_of_head
 from mca_perception.errors import RecipeError
@@ -28,7 +29,7 @@ from mca_perception.segmentation.comparison import largest_candidate_difference
 from mca_perception.training.model import PerceptionModel
 from mca_perception.training.recipe import Recipe
 
-__all__ = ["export_fusion", "export_graphs", "identification_module"]
+__all__ = ["Features", "Predict", "export_fusion", "export_graphs", "identification_module"]
 
 # Exported graphs must reproduce the trained model to this, on a random input.
 TOLERANCE = 1e-3
@@ -50,7 +51,7 @@ class _Job:
     measure: Callable[[Outputs, Outputs], float] = largest_array_difference
 
 
-class _Features(nn.Module):
+class Features(nn.Module):
     """A backbone as the graph sees it: images in, token states out."""
 
     def __init__(self, backbone: Backbone) -> None:
@@ -58,10 +59,11 @@ class _Features(nn.Module):
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
+        """``[N, 3, H, W]`` normalised images to ``[N, 1 + T, D]`` tokens."""
         return self.backbone(images)["encoder_out"]
 
 
-class _Predict(nn.Module):
+class Predict(nn.Module):
     """The edge head as the graph sees it."""
 
     def __init__(self, head: nn.Module) -> None:
@@ -69,6 +71,7 @@ class _Predict(nn.Module):
         self.head = head
 
     def forward(self, features: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, labels and mask logits of the candidates."""
         return self.head.predict(features, images)  # type: ignore[operator]
 
 
@@ -109,6 +112,8 @@ def export_graphs(
         )
     if recipe.identification is not None:
         jobs |= _identification_jobs(identification_module(model), features, batch)
+    if recipe.classification is not None:
+        jobs["identification"] = _embedding_job(UnitEncoderOutput(), features, batch)
     results = {name: _export(name, job, folder) for name, job in jobs.items()}
     return {name: entry for name, (entry, _) in results.items()}, {n: d for n, (_, d) in results.items()}
 
@@ -134,8 +139,7 @@ def _identification_jobs(
     if features is not None:
         for name, head in (("identification", module.head), ("references", module.reference_head)):
             if head is not None:
-                sides = {0: batch, 1: Dim("tokens", min=2, max=128 * 128)}
-                jobs[name] = _Job(head, {"features": features}, ("embeddings",), {"features": sides})
+                jobs[name] = _embedding_job(head, features, batch)
     if module.fusion is not None:
         jobs["fusion"] = _fusion_job(module.fusion, module.fusion.placeholder, {0: batch})
     if module.reference_fusion is not None and module.reference_fusion.attention is not None:
@@ -143,6 +147,11 @@ def _identification_jobs(
         sides = {0: batch, 1: Dim("R", min=1, max=MAX_REFERENCES)}
         jobs["reference_fusion"] = _fusion_job(module.reference_fusion, example, sides)
     return jobs
+
+
+def _embedding_job(head: nn.Module, features: Tensor, batch: Dim) -> _Job:
+    sides = {0: batch, 1: Dim("tokens", min=2, max=128 * 128)}
+    return _Job(head, {"features": features}, ("embeddings",), {"features": sides})
 
 
 def _fusion_job(module: nn.Module, example: Tensor, dynamic: Mapping[int, Any]) -> _Job:
@@ -157,12 +166,12 @@ def _fusion_job(module: nn.Module, example: Tensor, dynamic: Mapping[int, Any]) 
 def _backbone_job(backbone: Backbone, images: Tensor, batch: Dim) -> _Job:
     patch = backbone.patch_size
     sides = {2: patch * Dim("rows", min=2, max=128), 3: patch * Dim("columns", min=2, max=128)}
-    return _Job(_Features(backbone), {"images": images}, ("features",), {"images": {0: batch, **sides}})
+    return _Job(Features(backbone), {"images": images}, ("features",), {"images": {0: batch, **sides}})
 
 
 def _edge_job(head: nn.Module, features: Tensor, images: Tensor, batch: Dim) -> _Job:
     return _Job(
-        _Predict(head),
+        Predict(head),
         {"features": features, "images": images},
         ("scores", "labels", "mask_logits"),
         {"features": {0: batch}, "images": {0: batch}},

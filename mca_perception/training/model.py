@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from rich.console import Console
 from torch import nn
 
 from mca_perception.backbone import Backbone, NoBackbone, create_backbone, load_checkpoint
 from mca_perception.backbone.adapters import freeze_backbone, inject
+from mca_perception.classification.task import ClassificationTask
 from mca_perception.crisis.networks.task import CrisisTask
+from mca_perception.defects.clips.task import ClipTask
 from mca_perception.defects.task import DefectTask
 from mca_perception.identification.task import IdentificationTask
 from mca_perception.pretraining.model import freeze_other_parts, initialise
 from mca_perception.pretraining.task import PretrainingTask
+from mca_perception.retrieval.task import RetrievalTask
 from mca_perception.segmentation.heads import create_task
 from mca_perception.training.checkpoints import WEIGHTS, load_shared_weights
 from mca_perception.training.recipe import BackboneSection, Recipe
@@ -33,8 +37,9 @@ def build(recipe: Recipe) -> tuple[PerceptionModel, list[Task]]:
     """Model with fresh (or the recipe's checkpoint's) weights, and its tasks with their data opened."""
     section = recipe.backbone
     backbone = _create(section)
-    if recipe.pretraining is not None:
-        initialise(backbone, recipe.pretraining)
+    dual_encoder = recipe.pretraining or recipe.retrieval
+    if dual_encoder is not None:
+        initialise(backbone, dual_encoder)
     if section.checkpoint is not None:
         report = load_checkpoint(backbone, section.checkpoint)
         _tell(f"{section.checkpoint}: {report.summary()}")
@@ -49,15 +54,24 @@ def build(recipe: Recipe) -> tuple[PerceptionModel, list[Task]]:
         tasks.append(IdentificationTask(recipe.identification, backbone.embed_dim, recipe.seed))
     if recipe.defects is not None:
         tasks.append(DefectTask(recipe.defects, backbone.embed_dim, recipe.seed))
+    if recipe.clips is not None:
+        tasks.append(ClipTask(recipe.clips, backbone.embed_dim, recipe.seed))
     if recipe.pretraining is not None:
         tasks.append(PretrainingTask(recipe.pretraining, backbone, recipe.seed))
         freeze_other_parts(backbone, recipe.pretraining.trainable)
+    if recipe.retrieval is not None:
+        tasks.append(RetrievalTask(recipe.retrieval, backbone, recipe.seed))
+    if recipe.classification is not None:
+        tasks.append(ClassificationTask(recipe.classification, backbone, recipe.seed))
     if recipe.crisis is not None:
         tasks.append(CrisisTask(recipe.crisis, backbone, recipe.seed))
     model = PerceptionModel(backbone, {task.name: task.head for task in tasks})
     if recipe.init_from is not None:
         untouched = load_shared_weights(recipe.init_from / WEIGHTS, model)
         _tell(f"{recipe.init_from}: {_taken(model, untouched)}")
+        for task in tasks:
+            if isinstance(task, ClassificationTask):
+                task.head.batches.zero_()  # another run's stage is not this one's
     return model, tasks
 
 
@@ -82,7 +96,9 @@ def _part(key: str) -> str:
 def _create(section: BackboneSection) -> Backbone:
     if section.name == "none":
         return NoBackbone()
-    overrides = {"gradient_checkpointing": True} if section.gradient_checkpointing else {}
+    overrides: dict[str, Any] = {"gradient_checkpointing": True} if section.gradient_checkpointing else {}
+    if section.vocab_size is not None:
+        overrides["vocab_size"] = section.vocab_size
     return create_backbone(
         section.name,
         img_size=section.img_size,

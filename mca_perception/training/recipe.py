@@ -18,14 +18,26 @@ from pydantic import (
 )
 
 from mca_perception.backbone.adapters import AdapterConfig
+from mca_perception.classification.recipe import ClassificationRecipe
 from mca_perception.crisis.recipe import CrisisRecipe
+from mca_perception.defects.clips.recipe import ClipsRecipe
 from mca_perception.defects.recipe import DefectsRecipe
 from mca_perception.errors import RecipeError
 from mca_perception.identification.recipe import IdentificationRecipe
 from mca_perception.pretraining.recipe import PretrainingRecipe
+from mca_perception.retrieval.recipe import RetrievalRecipe
 from mca_perception.segmentation.recipe import SegmentationRecipe
 
-TASKS = ("segmentation", "identification", "defects", "pretraining", "crisis")
+TASKS = (
+    "segmentation",
+    "identification",
+    "defects",
+    "clips",
+    "pretraining",
+    "retrieval",
+    "classification",
+    "crisis",
+)
 
 
 class Section(BaseModel):
@@ -35,12 +47,16 @@ class Section(BaseModel):
 
 
 class BackboneSection(Section):
-    """Which backbone, and where its first weights come from; ``none`` for crisis models with encoders of their own."""
+    """Which backbone, and where its first weights come from; ``none`` for crisis models with encoders of their own.
+
+    ``vocab_size``: rows of the word embedding, where the vocabulary is smaller than BEiT-3's.
+    """
 
     name: str
     img_size: PositiveInt = 224
     modalities: tuple[Literal["vision", "text"], ...] = ("vision",)
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
+    vocab_size: PositiveInt | None = None
     checkpoint: Path | None = None
     freeze: bool = False
     gradient_checkpointing: bool = False
@@ -109,7 +125,10 @@ class Recipe(Section):
     segmentation: SegmentationRecipe | None = None
     identification: IdentificationRecipe | None = None
     defects: DefectsRecipe | None = None
+    clips: ClipsRecipe | None = None
     pretraining: PretrainingRecipe | None = None
+    retrieval: RetrievalRecipe | None = None
+    classification: ClassificationRecipe | None = None
     crisis: CrisisRecipe | None = None
     optimiser: OptimiserSection = OptimiserSection()
     budget: BudgetSection
@@ -133,6 +152,8 @@ class Recipe(Section):
             raise ValueError("backbone.name none is for a crisis model alone, without an adapter")
         if self.pretraining is not None:
             self.pretraining.check_modalities(self.backbone.modalities)
+        if self.retrieval is not None:
+            self.retrieval.check_modalities(self.backbone.modalities)
         if self.crisis is not None:
             self.crisis.check_backbone(() if self.backbone.name == "none" else self.backbone.modalities)
         return self
@@ -146,6 +167,14 @@ class Recipe(Section):
                     raise ValueError(
                         f"set defects.{setting} to identification.{setting}: both heads share the crops"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_embedding(self) -> Recipe:
+        if self.classification is not None and self.identification is not None:
+            raise ValueError(
+                "classification and identification each make the bundle's embedding: train one of them per run"
+            )
         return self
 
     @model_validator(mode="after")

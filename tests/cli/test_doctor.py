@@ -1,6 +1,7 @@
 """`mca doctor`: the report is complete, and broken parts are told, not fatal."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -38,6 +39,7 @@ def test_json_report_names_what_it_found(json_run: Result) -> None:
     assert report["python"] == ".".join(map(str, sys.version_info[:3]))
     assert report["packages"]["numpy"]
     assert "CPUExecutionProvider" in report["providers"]
+    assert re.search(r"^(tensorrt|onnxruntime-c|openvino)", report["sessions"])
     assert set(report["features"]) == set(FEATURES)
 
 
@@ -52,7 +54,7 @@ def test_text_report_tells_every_feature(json_run: Result, monkeypatch: pytest.M
     fields["features"] = {name: FeatureState(**state) for name, state in fields["features"].items()}
     monkeypatch.setattr(environment, "examine", lambda: Report(**fields))
     output = RUNNER.invoke(app, ["doctor"]).output
-    for name in (*FEATURES, "Python", "ROS 2", "Messages", "Model"):
+    for name in (*FEATURES, "Python", "Models run in", "ROS 2", "Messages", "Model"):
         assert name in output
 
 

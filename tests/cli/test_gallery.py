@@ -124,7 +124,11 @@ def test_reembed_for_another_model(mca, path, folder, tmp_path) -> None:
     code, printed, _ = mca("reembed", "--path", path, "--model", other.path, "--json")
     assert code == 0
     figures = json.loads(printed)
-    assert (figures["products"], figures["embedded_images"], figures["model"]) == (6, 12, other.embedding_fingerprint)
+    assert (figures["products"], figures["embedded_images"], figures["model"]) == (
+        6,
+        12,
+        other.embedding_fingerprint,
+    )
     moved = folder.rename(tmp_path / "moved")
     third = write_colour_bundle(tmp_path / "third", identification={"margin": 0.2})
     options = ("--path", path, "--model", third.path)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mca_perception.datasets.images import resize_square
 from mca_perception.datasets.pairs import Item, read_pairs
 from mca_perception.errors import DatasetError
-from mca_perception.pretraining.data import ItemDataset, collate, random_crop, resize_square, split_items
+from mca_perception.pretraining.data import ItemDataset, collate, random_crop, split_items
 from mca_perception.pretraining.recipe import PretrainingRecipe
 from tests.support.pretraining import write_pairs
 

@@ -119,6 +119,37 @@ fusion (float[N, 3, 4] embeddings, bool[N, 3] present) => (float[N, 4] fused) {
 }
 """
 
+# Red is several products, blue an opened package, green nominal: the logits are the crop's mean colour, enlarged.
+_DEFECTS = """
+<ir_version: 9, opset_import: ["" : 17]>
+defects (float[N, L, 3] features) => (float[N, 3] logits, float[N, 3] evidence) {
+  first = Constant <value = int64 {0}> ()
+  order = Constant <value = int64[3] {1, 0, 2}> ()
+  scale = Constant <value = float {8.0}> ()
+  cls = Gather <axis = 1> (features, first)
+  evidence = Gather <axis = 1> (cls, order)
+  logits = Mul (evidence, scale)
+}
+"""
+
+# The largest evidence of the views that are present.
+_DEFECT_VIEWS = """
+<ir_version: 9, opset_import: ["" : 17]>
+defect_views (float[N, V, 3] evidence, bool[N, V] present) => (float[N, 3] logits) {
+  last = Constant <value = int64[1] {2}> ()
+  axis = Constant <value = int64[1] {1}> ()
+  least = Constant <value = float {-1.0}> ()
+  scale = Constant <value = float {8.0}> ()
+  there = Unsqueeze (present, last)
+  counted = Where (there, evidence, least)
+  largest = ReduceMax <axes = [1], keepdims = 0> (counted)
+  logits = Mul (largest, scale)
+}
+"""
+
+OPERATING_POINTS = {0.01: 0.9, 0.05: 0.5}
+"""Thresholds of the colour bundle's defect head by false-positive rate."""
+
 
 def _graph(text: str) -> bytes:
     model = onnx.parser.parse_model(text.replace("COLOURS", _COLOURS))
@@ -227,6 +258,50 @@ def write_fusing_bundle(directory: Path) -> ModelBundle:
         "outputs": _tensors({"fused": ("float32", ["N", 4])}),
     }
     return write_bundle(directory, fields, files)
+
+
+def write_inspecting_bundle(directory: Path) -> ModelBundle:
+    """Write the colour bundle with a calibrated defect head: red is a multi-pick, blue a package defect."""
+    fields = manifest_fields()
+    outputs = {"logits": ("float32", ["N", 3]), "evidence": ("float32", ["N", 3])}
+    graphs = {
+        "defects": ({"features": ("float32", ["N", "L", 3])}, outputs),
+        "defect_views": (
+            {"evidence": ("float32", ["N", "V", 3]), "present": ("bool", ["N", "V"])},
+            {"logits": ("float32", ["N", 3])},
+        ),
+    }
+    for name, (inputs, results) in graphs.items():
+        fields["graphs"][name] = {
+            "file": f"{name}.onnx",
+            "inputs": _tensors(inputs),
+            "outputs": _tensors(results),
+        }
+    facts = {"confidence": 0.95, "negatives": 1000, "false_alarms": 1}
+    fields["defects"] = {
+        "crop_size": fields["identification"]["crop_size"],
+        "embedding_dim": 3,
+        "margin": fields["identification"]["margin"],
+        "background": BACKGROUND,
+        "masked": True,
+        "labels": ["nominal", "multi_pick", "package_defect"],
+        "temperature": {"image": 1.0, "pick": 1.0},
+        "operating_points": [
+            {
+                "unit": unit,
+                "score": "combined",
+                "threshold": threshold,
+                "fpr": fpr,
+                "fpr_bound": fpr,
+                **facts,
+            }
+            for unit in ("image", "pick")
+            for fpr, threshold in OPERATING_POINTS.items()
+        ],
+        "clear_below": {"pick": 0.3, "image": 0.3},
+    }
+    files = {"defects.onnx": _graph(_DEFECTS), "defect_views.onnx": _graph(_DEFECT_VIEWS)}
+    return write_bundle(directory, fields, {**bundle_files(), **files})
 
 
 def draw_tote(

@@ -1,0 +1,1 @@
+"""Classification of labelled images: contrastive training, evaluation of embeddings, errors in the labels."""

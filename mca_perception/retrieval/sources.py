@@ -1,0 +1,218 @@
+"""Where images come from: a folder with sub-folders, or Parquet files as AToMiC's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mca_perception.datasets.images import IMAGE_SUFFIXES, decode_rgb, read_rgb
+from mca_perception.errors import InvalidImageError, RetrievalError
+from mca_perception.retrieval.store import MAX_ID_CHARACTERS, ImageRecord
+
+__all__ = ["Entry", "FolderSource", "ImageSource", "ParquetSource", "open_image", "open_source"]
+
+MAX_IMAGES = 2_000_000_000
+PARQUET = ".parquet"
+CAPTION_COLUMNS = ("caption_reference_description", "caption_alt_text_description", "caption")
+_ROWS_AT_ONCE = 256
+
+
+class Entry(NamedTuple):
+    """An image to be indexed.
+
+    Attributes:
+        record: its id, its place, what is known about it.
+        content: the encoded image, where it does not lie in a file of its own.
+    """
+
+    record: ImageRecord
+    content: bytes | None = None
+
+    def load(self) -> NDArray[np.uint8]:
+        """The image uint8 ``[H, W, 3]`` RGB.
+
+        Raises:
+            InvalidImageError: it cannot be read.
+        """
+        if self.content is None:
+            return read_rgb(self.record.uri, oriented=True)
+        return decode_rgb(self.content, self.record.image_id, oriented=True)
+
+
+class ImageSource(Protocol):
+    """Images in a fixed order."""
+
+    @property
+    def description(self) -> str:
+        """Where they are."""
+        ...
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        ...
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        """Ids in order, in groups."""
+        ...
+
+    def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
+        """Images in order; only those wanted, if given."""
+        ...
+
+
+class FolderSource:
+    """All images below a folder; an id is the path below it.
+
+    Raises:
+        RetrievalError: there is no such folder, or no image in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise RetrievalError(f"{folder} is not a folder of images; check the path")
+        self.description = str(folder.resolve())
+        self._root = folder.resolve()
+        names = []
+        for place, folders, files in os.walk(self._root):
+            folders.sort()
+            below = Path(place).relative_to(self._root)
+            names += [
+                (below / name).as_posix() for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES
+            ]
+        self._names = sorted(name for name in names if len(name) <= MAX_ID_CHARACTERS)
+        if not self._names:
+            known = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise RetrievalError(f"{folder} holds no image ({known}), nor do its sub-folders; check the path")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        """Paths below the folder, sorted."""
+        yield self._names
+
+    def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
+        """Images; nothing is read before they are loaded."""
+        for name in self._names:
+            if wanted is None or name in wanted:
+                yield Entry(ImageRecord(name, str(self._root / name)))
+
+
+class ParquetSource:
+    """Parquet files with a column ``image`` of encoded images, and ``image_id`` if they have ids.
+
+    ``image`` holds bytes, or a structure with ``bytes`` as Hugging Face datasets write it. Captions are kept with the
+    image, one language (English, else the first) of each column.
+
+    Raises:
+        RetrievalError: pyarrow is not installed, a file cannot be read, or has no column ``image``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError as error:
+            raise RetrievalError(
+                "Parquet files need pyarrow: pip install -c constraints.txt -e '.[retrieval]'"
+            ) from error
+        self.description = str(path.resolve())
+        files = sorted(path.glob(f"*{PARQUET}")) if path.is_dir() else [path]
+        self._tables: list[tuple[Path, Any]] = []
+        for file in files:
+            try:
+                opened = parquet.ParquetFile(file)
+            except (OSError, pyarrow.ArrowException) as error:
+                raise RetrievalError(f"{file} cannot be read as Parquet ({error}); check the file") from error
+            if "image" not in opened.schema_arrow.names:
+                raise RetrievalError(f"{file} has no column image; give files of images")
+            self._tables.append((file.resolve(), opened))
+        if not self._tables:
+            raise RetrievalError(f"{path} holds no {PARQUET} file; check the path")
+
+    def __len__(self) -> int:
+        return sum(table.metadata.num_rows for _, table in self._tables)
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        """Ids alone; images are not read for it."""
+        for file, table in self._tables:
+            if "image_id" not in table.schema_arrow.names:
+                yield [f"{file.name}#{row}" for row in range(table.metadata.num_rows)]
+                continue
+            for batch in table.iter_batches(columns=["image_id"]):
+                yield [str(value) for value in batch.column(0).to_pylist()]
+
+    def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
+        """Images with their captions."""
+        for file, table in self._tables:
+            names = set(table.schema_arrow.names)
+            columns = [name for name in ("image_id", "image", "language", *CAPTION_COLUMNS) if name in names]
+            row = 0
+            for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
+                for values in batch.to_pylist():
+                    uri = f"{file}#{row}"
+                    image_id = str(values.get("image_id") or f"{file.name}#{row}")
+                    row += 1
+                    if wanted is None or image_id in wanted:
+                        yield Entry(ImageRecord(image_id, uri, _captions(values)), _bytes(values["image"]))
+
+
+def open_source(path: str | os.PathLike[str]) -> ImageSource:
+    """A Parquet file, a folder with Parquet files, or a folder of images.
+
+    Raises:
+        RetrievalError: it is neither.
+    """
+    source = Path(path)
+    if source.suffix == PARQUET or (source.is_dir() and next(source.glob(f"*{PARQUET}"), None) is not None):
+        return ParquetSource(source)
+    return FolderSource(source)
+
+
+def open_image(uri: str) -> NDArray[np.uint8]:
+    """The image uint8 ``[H, W, 3]`` RGB at a place that a store names.
+
+    Raises:
+        InvalidImageError: it is not there any more, or cannot be read.
+    """
+    file, separator, row = uri.rpartition("#")
+    if not separator or not file.endswith(PARQUET) or not row.isdigit():
+        return read_rgb(uri, oriented=True)
+    from pyarrow import ArrowException, parquet
+
+    try:
+        table, number = parquet.ParquetFile(file), int(row)
+        for group in range(table.num_row_groups):
+            rows = table.metadata.row_group(group).num_rows
+            if number < rows:
+                column = table.read_row_group(group, columns=["image"]).column(0)
+                return decode_rgb(_bytes(column[number].as_py()), uri, oriented=True)
+            number -= rows
+    except (OSError, ArrowException) as error:
+        raise InvalidImageError(f"{uri} cannot be read ({error}); check the file") from error
+    raise InvalidImageError(f"{uri} is beyond the end of the file; index it again")
+
+
+def _bytes(value: Any) -> bytes:
+    content = value.get("bytes") if isinstance(value, dict) else value
+    return content if isinstance(content, bytes) else b""
+
+
+def _captions(values: dict[str, Any]) -> str:
+    """Captions in English, else in the first language, as a JSON object."""
+    languages = values.get("language") or []
+    captions: dict[str, str] = {}
+    for name in CAPTION_COLUMNS:
+        value = values.get(name)
+        texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []
+        order = sorted(range(len(texts)), key=lambda i: (i >= len(languages) or languages[i] != "en", i))
+        chosen = next((texts[i] for i in order if texts[i]), None)
+        if chosen:
+            captions[name] = chosen
+    return json.dumps(captions, ensure_ascii=False)
