@@ -65,6 +65,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "clce_plain": {"name": "clce", "hard_negatives": False},
     "scl_rhe": {"name": "scl_rhe"},
 }
+# One setting changed, at the learning rate of the method, in one cell: photos in a batch, share of label errors.
+VARIANTS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "clce_half": ("clce", {"contrast_weight": 0.5}, 0.0),
+    "clce_only": ("clce", {"contrast_weight": 1.0}, 0.0),
+    "scl_rhe_trusting": ("scl_rhe", {"label_error": 0.0}, 0.05),
+    "scl_rhe_doubting": ("scl_rhe", {"label_error": 0.1}, 0.05),
+}
+# Claim R13: so many errors, evenly spread over the other classes.
+HEAVY_NOISE = 0.4
+HEAVY_NOISE_METHODS = ("cross_entropy", "supcon", "scl_rhe")
 
 
 class Photos(NamedTuple):
@@ -279,9 +289,11 @@ def run(photos: Photos, backbone: BEiT3, settings: Settings, *, choosing: bool =
     labels = photos.labels[chosen]
     if settings.noise:
         pooled = photos.clean[chosen][:, 1:].mean(1, dtype=np.float32)
-        labels = inject_label_errors(labels, settings.noise, "look-alike", embeddings=pooled).labels
+        kind = "symmetric" if settings.noise == HEAVY_NOISE else "look-alike"
+        labels = inject_label_errors(labels, settings.noise, kind, embeddings=pooled).labels
     steps = settings.epochs * (len(chosen) // settings.batch)
-    fields = dict(METHODS[settings.method])
+    base, changes, _ = VARIANTS.get(settings.method, (settings.method, {}, 0.0))
+    fields = {**METHODS[base], **changes}
     if fields["name"] in CONTRAST_SHARE:
         fields["contrastive_batches"] = round(CONTRAST_SHARE[fields["name"]] * steps)
     method = MethodRecipe(**fields)
@@ -292,7 +304,8 @@ def run(photos: Photos, backbone: BEiT3, settings: Settings, *, choosing: bool =
     truth = photos.labels[judged]
     figures = representation_metrics(rows["train"], labels, rows["judged"], truth, photos.known)
     figures = {key: value for key, value in figures.items() if "way" not in key}
-    prescribed_probe = method.freezes_encoder or settings.method == "frozen"
+    untrained_classifier = settings.method == "frozen" or fields.get("contrast_weight") == 1.0
+    prescribed_probe = method.freezes_encoder or untrained_classifier
     with torch.inference_mode():
         answers = head.classifier(torch.from_numpy(rows["judged"])).argmax(1).numpy()
     figures["top1"] = figures["probe_top1"] if prescribed_probe else float((answers == truth).mean())
@@ -341,11 +354,14 @@ def plan(options: argparse.Namespace, rates: dict[str, float]) -> list[Settings]
     noisy = [(options.noise_batch, noise) for noise in options.noise if noise]
     plain = [(batch, 0.0) for batch in options.batches]
     cells = [*plain[:1], *noisy[:1], *plain[1:], *noisy[1:]]
+    runs = [(method, batch, noise) for batch, noise in cells for method in METHODS]
+    further = [(name, options.noise_batch, noise) for name, (_, _, noise) in VARIANTS.items()]
+    further += [(method, options.noise_batch, HEAVY_NOISE) for method in HEAVY_NOISE_METHODS]
+    first = len(METHODS) * 2
     return [
-        Settings(method, batch, noise, seed, rates[method], options.epochs)
-        for batch, noise in cells
+        Settings(method, batch, noise, seed, rates[VARIANTS.get(method, (method,))[0]], options.epochs)
+        for method, batch, noise in [*runs[:first], *further, *runs[first:]]
         for seed in options.seeds
-        for method in METHODS
     ]
 
 

@@ -16,6 +16,10 @@ TITLES = {
     "clce": "CLCE",
     "clce_plain": "CLCE without hard-negative weights",
     "scl_rhe": "SCL-RHE, probe",
+    "clce_half": "CLCE, lambda 0.5",
+    "clce_only": "CLCE, lambda 1, probe",
+    "scl_rhe_trusting": "SCL-RHE expecting no errors, probe",
+    "scl_rhe_doubting": "SCL-RHE expecting 10 % errors, probe",
 }
 REPORTED = (
     "top1",
@@ -33,6 +37,8 @@ CLAIMS: dict[str, tuple[str, str, str]] = {
     "R1 CLCE above CE": ("top1", "clce", "cross_entropy"),
     "R2 hard-negative weights help": ("top1", "clce", "clce_plain"),
     "R4 SupCon below CE": ("top1", "cross_entropy", "supcon"),
+    "R5 lambda 0.9 above 0.5": ("top1", "clce", "clce_half"),
+    "R5 lambda 0.9 above 1": ("top1", "clce", "clce_only"),
     "R6 CLCE above CE, 1-shot": ("5way_1shot", "clce", "cross_entropy"),
     "R6 CLCE above CE, 5-shot": ("5way_5shot", "clce", "cross_entropy"),
     "R7 larger gap, CLCE": ("gap", "clce", "cross_entropy"),
@@ -40,7 +46,9 @@ CLAIMS: dict[str, tuple[str, str, str]] = {
     "R7 larger gap, SupCon": ("gap", "supcon", "cross_entropy"),
     "R8 LaCViT above CE": ("top1", "lacvit", "cross_entropy"),
     "R11 SCL-RHE above CE": ("top1", "scl_rhe", "cross_entropy"),
-    "R11 SCL-RHE above SupCon": ("top1", "scl_rhe", "supcon"),
+    "R11, R13 SCL-RHE above SupCon": ("top1", "scl_rhe", "supcon"),
+    "R15 expected errors 3.3 % above none": ("top1", "scl_rhe", "scl_rhe_trusting"),
+    "R15 expected errors 3.3 % above 10 %": ("top1", "scl_rhe", "scl_rhe_doubting"),
 }
 
 Runs = dict[str, dict[str, Any]]

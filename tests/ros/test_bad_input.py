@@ -80,7 +80,7 @@ def with_size(data: bytes, width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("make", "cause", "reason"),
     [
-        (lambda scene: raw(scene, encoding="bayer_rggb8"), "unsupported_encoding", "bayer_rggb8"),
+        (lambda scene: raw(scene, encoding="nv12_planar"), "unsupported_encoding", "nv12_planar"),
         (lambda scene: raw(scene, width=0, height=0, data=b""), "empty", "0 x 0"),
         (lambda scene: raw(scene, data=bytes(1000)), "truncated", "1000 bytes"),
         (lambda scene: raw(scene, step=160), "inconsistent_step", "step is 160"),
