@@ -32,10 +32,13 @@ class Heartbeats:
         self._clock = clock
         self._heard: dict[str, float] = {}
 
-    def hear(self, name: str) -> None:
-        """A node said something."""
-        if name in self._limits:
-            self._heard[name] = self._clock()
+    def hear(self, name: str) -> bool:
+        """A node said something; returns whether it is one to watch that had not been heard yet."""
+        if name not in self._limits:
+            return False
+        first = name not in self._heard
+        self._heard[name] = self._clock()
+        return first
 
     def check(self) -> None:
         """Report the nodes that have been silent for too long."""
@@ -80,7 +83,8 @@ def heartbeat_watch(nodes: Sequence[NodeDescription], on_silence: Callable[[str]
 
     def hear(array: DiagnosticArray) -> None:
         for status in array.status:
-            beats.hear(status.name)
+            if beats.hear(status.name):
+                print(f"[{watched[status.name].name}] is heard, and watched from now on", flush=True)
 
     node.create_subscription(DiagnosticArray, "/diagnostics", hear, qos.DIAGNOSTICS)
     node.create_timer(_POLL_S, beats.check)

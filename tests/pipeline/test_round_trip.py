@@ -12,6 +12,7 @@ from mca_perception.pipeline import PerceptionPipeline
 from tests.support.bundles import PALETTE, draw_tote, write_colour_bundle
 
 MAX_SIDE, MIN_SIDE = 1600, 40
+MASK_STRIDE = 4
 _fraction = st.floats(0.0, 1.0)
 
 
@@ -47,14 +48,17 @@ def test_an_object_is_found_where_it_was_drawn(
     high: float,
     colour: str,
 ) -> None:
-    # At least 120 pixels of the network's input each way: 2 % of such an object are more than its corners.
+    # At least 120 pixels of the network's input each way: 2 % of such an object are more than its corners. One mask
+    # cell away from the edge of the image: nearer, there is nothing to interpolate with.
     input_height, input_width = pipeline.segmentation_settings.input_size
     scale = min(input_height / height, input_width / width)
     least_w, least_h = 120 / scale / width, 120 / scale / height
-    if max(least_w, least_h) > 1:
+    edge_w, edge_h = MASK_STRIDE / scale / width, MASK_STRIDE / scale / height
+    most_w, most_h = 1 - 2 * edge_w, 1 - 2 * edge_h
+    if least_w > most_w or least_h > most_h:
         return  # too narrow an image for an object of that size
-    w, h = least_w + wide * (1 - least_w), least_h + high * (1 - least_h)
-    x, y = left * (1 - w), top * (1 - h)
+    w, h = least_w + wide * (most_w - least_w), least_h + high * (most_h - least_h)
+    x, y = edge_w + left * (most_w - w), edge_h + top * (most_h - h)
     image, masks = draw_tote((height, width), {colour: (x, y, x + w, y + h)})
     objects = pipeline.perceive(image)
     assert len(objects) == 1
