@@ -185,5 +185,7 @@ def test_the_node_ends_in_the_middle_of_a_job(
     assert own.stop() == 0
     actions.destroy()
     with RetrievalStore.open(tmp_path / "s") as store:
-        tried = store.count + len(store.skipped())  # whole batches of 32 pictures, of which one cannot be read
+        tried = store.count + len(
+            store.skipped()
+        )  # whole batches of 32 pictures, of which one cannot be read
         assert tried % 32 == 0 or tried == 1801
