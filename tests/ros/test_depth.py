@@ -174,7 +174,8 @@ def test_what_does_not_fit_together_is_said(
 ) -> None:
     rig = Rig(client, scene)
     rig.connect()
-    rig.shoot(depth, camera_info, frame_id)  # its camera_info may arrive behind its image: the second has seen it
+    # camera_info may arrive behind the first image, not behind the second.
+    rig.shoot(depth, camera_info, frame_id)
     found = rig.shoot(depth, camera_info, frame_id)
     assert len(found.objects) == 2
     assert not any(item.has_pose_3d for item in found.objects)
