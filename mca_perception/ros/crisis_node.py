@@ -5,7 +5,6 @@ Run it with ``python -m mca_perception.ros.crisis_node --ros-args -r __ns:=/cris
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,45 +13,30 @@ from typing import Any
 from mca_perception_msgs.msg import CrisisPost
 from mca_perception_msgs.msg import CrisisReport as ReportMessage
 from mca_perception_msgs.srv import ClassifyCrisis, RankedReports
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Header
 
 from mca_perception.crisis.classifier import CrisisClassifier
 from mca_perception.crisis.drift import DriftWatch
 from mca_perception.crisis.posts import CrisisReport
 from mca_perception.crisis.service import CrisisService, ServiceSettings
-from mca_perception.errors import McaError, PostError
+from mca_perception.errors import PostError
 from mca_perception.ros import qos
 from mca_perception.ros.crisis_diagnostics import crisis_status
 from mca_perception.ros.crisis_messages import to_post, to_refusal, to_report
 from mca_perception.ros.deferred_service import DeferredService
-from mca_perception.ros.diagnostics import PERIOD_S, DiagnosticsPublisher
+from mca_perception.ros.diagnostics import PERIOD_S
 from mca_perception.ros.engine import bundle_folder
-from mca_perception.ros.parameters import NodeParameters
-from mca_perception.ros.runner import Spinner, run_node
-from mca_perception.ros.statistics import Statistics
-from mca_perception.ros.transitions import SUCCESS, transition
+from mca_perception.ros.managed_node import LOG_EVERY_S, ManagedNode, run_managed, transition
 
 __all__ = ["CrisisNode", "main"]
 
-_LOG_EVERY_S = 5.0
 
-
-class CrisisNode(LifecycleNode):
-    """Categorises posts; see ``docs/crisis.md`` for topics, services and parameters.
-
-    Attributes:
-        state: name of the lifecycle state.
-    """
+class CrisisNode(ManagedNode):
+    """Categorises posts; see ``docs/crisis.md`` for topics, services and parameters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("crisis", **options)
-        self.state = "unconfigured"
-        self.parameters = NodeParameters(
-            self, "crisis", may_set=lambda spec: spec.live or self.state == "unconfigured"
-        )
-        self._statistics = Statistics()
-        self._diagnostics = DiagnosticsPublisher(self, "crisis")
         self._classifier: CrisisClassifier | None = None
         self._core: CrisisService | None = None
         self._outputs: list[Any] = []
@@ -101,47 +85,8 @@ class CrisisNode(LifecycleNode):
         self._subscription = self.create_subscription(CrisisPost, "posts", self._receive, qos.POSTS)
         return result
 
-    @transition("inactive")
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Answer what is waiting; read and offer nothing afterwards."""
-        self._stop()
-        return super().on_deactivate(state)
-
-    @transition("unconfigured")
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Release model and publishers."""
-        result = super().on_cleanup(state)
-        self._release()
-        return result
-
-    @transition("finalized")
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop and release everything."""
-        self.close()
-        return SUCCESS
-
-    def start(self) -> None:
-        """Configure and activate, when ``autostart`` is set. After a failure the node waits to be asked."""
-        if self.parameters["autostart"] and self.trigger_configure() == SUCCESS:
-            self.trigger_activate()
-
-    def close(self) -> None:
-        """Answer what is waiting, then release everything."""
-        self._stop()
-        self._release()
-
-    def undo(self) -> None:
-        """Go back to the present state after a transition that failed half-way."""
-        if self.state != "active":
-            self._stop()
-        if self.state == "unconfigured":
-            self._release()
-
-    def report(self, error: Exception) -> None:
-        """Log an error and show it on ``/diagnostics``."""
-        text = str(error) if isinstance(error, McaError) else f"{type(error).__name__}: {error}"
-        self.get_logger().error(text, throttle_duration_sec=_LOG_EVERY_S)
-        self._statistics.note_error(text)
+    def _log_error(self, text: str) -> None:
+        self.get_logger().error(text, throttle_duration_sec=LOG_EVERY_S)  # a stream may bring thousands
 
     def _stop(self) -> None:
         if self._subscription is not None:
@@ -236,15 +181,9 @@ class CrisisNode(LifecycleNode):
         self._diagnostics.publish(*crisis_status(self.state, self._statistics.snapshot(), self._core, facts))
 
 
-def _run(node: CrisisNode, spinner: Spinner) -> int:
-    node.start()
-    spinner.spin_until(lambda: False)
-    return 0
-
-
 def main() -> None:
     """Run the node until it is interrupted."""
-    sys.exit(run_node(CrisisNode, _run))
+    run_managed(CrisisNode)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ Run it with ``python -m mca_perception.ros.perception_node --ros-args -p model:=
 from __future__ import annotations
 
 import importlib.util
-import sys
 import threading
 import time
 from contextlib import AbstractContextManager
 from typing import Any
 
 from mca_perception_msgs.srv import SetContainer
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from mca_perception.errors import McaError
@@ -21,34 +20,27 @@ from mca_perception.pipeline.camera_files import read_camera
 from mca_perception.ros.defect_messages import rate_problem
 from mca_perception.ros.defect_services import InspectionServices
 from mca_perception.ros.depth_input import DepthInput
-from mca_perception.ros.diagnostics import PERIOD_S, DiagnosticsPublisher, perception_status
+from mca_perception.ros.diagnostics import PERIOD_S, perception_status
 from mca_perception.ros.engine import Engine, EngineSlot
 from mca_perception.ros.frame_policy import FrameQueue
 from mca_perception.ros.frames import NO_CONTAINER, FrameWorker, Intake, PendingFrame
 from mca_perception.ros.gallery_services import GalleryServices
 from mca_perception.ros.inputs import Inputs
+from mca_perception.ros.managed_node import LOG_EVERY_S, ManagedNode, run_managed, transition
 from mca_perception.ros.model_swap import ModelSwap
 from mca_perception.ros.outputs import Outputs
-from mca_perception.ros.parameters import NodeParameters
+from mca_perception.ros.parameters import ParameterSpec
 from mca_perception.ros.pick_services import PickServices
 from mca_perception.ros.processing import FrameProcessor, settings_from
-from mca_perception.ros.runner import Spinner, run_node
 from mca_perception.ros.service_threads import ServiceThread
-from mca_perception.ros.statistics import Statistics
-from mca_perception.ros.transitions import SUCCESS, transition
 
 __all__ = ["PerceptionNode", "main"]
 
-_LOG_EVERY_S = 5.0
 _WATCH_S = 0.1
 
 
-class PerceptionNode(LifecycleNode):
-    """Perceives objects in images; see ``docs/ros.md`` for topics, services and parameters.
-
-    Attributes:
-        state: name of the lifecycle state.
-    """
+class PerceptionNode(ManagedNode):
+    """Perceives objects in images; see ``docs/ros.md`` for topics, services and parameters."""
 
     def __init__(self, *, turns: AbstractContextManager[Any] | None = None, **options: Any) -> None:
         """Declare the parameters.
@@ -57,20 +49,10 @@ class PerceptionNode(LifecycleNode):
             turns: entered while the model works, where several nodes of a process share it.
             options: of the lifecycle node.
         """
+        self._engines: EngineSlot | None = None
+        self._is_switching = False
         super().__init__("perception", **options)
         self._turns = turns
-        self.state = "unconfigured"
-        self._engines: EngineSlot | None = None
-        self.parameters = NodeParameters(
-            self,
-            "perception",
-            may_set=lambda spec: spec.live or self.state == "unconfigured" or self._is_switching,
-            on_change=self._on_parameter,
-            refuse=self._refuse,
-        )
-        self._is_switching = False
-        self._statistics = Statistics()
-        self._diagnostics = DiagnosticsPublisher(self, "perception")
         self._outputs: Outputs | None = None
         self._depth = DepthInput()
         self._frames: FrameQueue[PendingFrame] | None = None
@@ -157,48 +139,6 @@ class PerceptionNode(LifecycleNode):
         self._inputs = Inputs(self, self.parameters, intake.receive, self._depth)
         return result
 
-    @transition("inactive")
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and stop the worker; nothing is published afterwards."""
-        self._stop()
-        return super().on_deactivate(state)
-
-    @transition("unconfigured")
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Release models, gallery and publishers."""
-        result = super().on_cleanup(state)
-        self._release()
-        return result
-
-    @transition("finalized")
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop and release everything."""
-        self.close()
-        return SUCCESS
-
-    def start(self) -> None:
-        """Configure and activate, when ``autostart`` is set. After a failure the node waits to be asked."""
-        if self.parameters["autostart"] and self.trigger_configure() == SUCCESS:
-            self.trigger_activate()
-
-    def close(self) -> None:
-        """Stop the worker and release everything."""
-        self._stop()
-        self._release()
-
-    def undo(self) -> None:
-        """Go back to the present state after a transition that failed half-way."""
-        if self.state != "active":
-            self._stop()
-        if self.state == "unconfigured":
-            self._release()
-
-    def report(self, error: Exception) -> None:
-        """Log an error and show it on ``/diagnostics``."""
-        text = str(error) if isinstance(error, McaError) else f"{type(error).__name__}: {error}"
-        self.get_logger().error(text)
-        self._statistics.note_error(text)
-
     def _stop(self) -> None:
         if self._inputs is not None:
             self._inputs.close()
@@ -223,7 +163,7 @@ class PerceptionNode(LifecycleNode):
         self._container = NO_CONTAINER
 
     def _log_drop(self, cause: str, reason: str) -> None:
-        self.get_logger().warning(f"frame dropped ({cause}): {reason}", throttle_duration_sec=_LOG_EVERY_S)
+        self.get_logger().warning(f"frame dropped ({cause}): {reason}", throttle_duration_sec=LOG_EVERY_S)
 
     # Services, parameters, diagnostics
 
@@ -275,8 +215,10 @@ class PerceptionNode(LifecycleNode):
         self._publish_labels()
         self.get_logger().info(change)
 
+    def _may_set(self, spec: ParameterSpec) -> bool:
+        return super()._may_set(spec) or self._is_switching
+
     def _refuse(self, name: str, value: Any) -> str:
-        """Why a parameter cannot have a value that lies within its limits; empty when it can."""
         if name == "defect_fpr" and self._engines is not None:
             with self._engines.use() as engine:
                 return rate_problem(engine.inspector, value)
@@ -322,15 +264,9 @@ def _missing_package(name: str, value: Any) -> str:
     return ""
 
 
-def _run(node: PerceptionNode, spinner: Spinner) -> int:
-    node.start()
-    spinner.spin_until(lambda: False)
-    return 0
-
-
 def main() -> None:
     """Run the node until it is interrupted."""
-    sys.exit(run_node(PerceptionNode, _run))
+    run_managed(PerceptionNode)
 
 
 if __name__ == "__main__":

@@ -5,44 +5,29 @@ Run it with ``python -m mca_perception.ros.retrieval_node --ros-args -r __ns:=/r
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from mca_perception_msgs.srv import AddImages, IndexInfo, SearchImages
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
-from mca_perception.errors import McaError
-from mca_perception.ros.diagnostics import PERIOD_S, DiagnosticsPublisher
+from mca_perception.ros.diagnostics import PERIOD_S
 from mca_perception.ros.engine import bundle_folder
-from mca_perception.ros.parameters import NodeParameters
+from mca_perception.ros.managed_node import ManagedNode, run_managed, transition
 from mca_perception.ros.retrieval_actions import IndexAction
 from mca_perception.ros.retrieval_service import RetrievalService
-from mca_perception.ros.runner import Spinner, run_node
 from mca_perception.ros.service_threads import ServiceThread
-from mca_perception.ros.statistics import Statistics
-from mca_perception.ros.transitions import SUCCESS, transition
 
 __all__ = ["RetrievalNode", "main"]
 
 
-class RetrievalNode(LifecycleNode):
-    """Searches images; see ``docs/retrieval.md`` for services, action and parameters.
-
-    Attributes:
-        state: name of the lifecycle state.
-    """
+class RetrievalNode(ManagedNode):
+    """Searches images; see ``docs/retrieval.md`` for services, action and parameters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("retrieval", **options)
-        self.state = "unconfigured"
-        self.parameters = NodeParameters(
-            self, "retrieval", may_set=lambda spec: spec.live or self.state == "unconfigured"
-        )
-        self._statistics = Statistics()
-        self._diagnostics = DiagnosticsPublisher(self, "retrieval")
         self._service: RetrievalService | None = None
         self._threads: list[ServiceThread] = []
         self._action: IndexAction | None = None
@@ -84,48 +69,6 @@ class RetrievalNode(LifecycleNode):
         self._action = IndexAction(self, self._service, report=self.report)
         return result
 
-    @transition("inactive")
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Withdraw services and action; a running index job stops after its batch."""
-        self._stop()
-        return super().on_deactivate(state)
-
-    @transition("unconfigured")
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the index."""
-        result = super().on_cleanup(state)
-        self._release()
-        return result
-
-    @transition("finalized")
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop and close everything."""
-        self.close()
-        return SUCCESS
-
-    def start(self) -> None:
-        """Configure and activate, when ``autostart`` is set. After a failure the node waits to be asked."""
-        if self.parameters["autostart"] and self.trigger_configure() == SUCCESS:
-            self.trigger_activate()
-
-    def close(self) -> None:
-        """Stop and close everything."""
-        self._stop()
-        self._release()
-
-    def undo(self) -> None:
-        """Go back to the present state after a transition that failed half-way."""
-        if self.state != "active":
-            self._stop()
-        if self.state == "unconfigured":
-            self._release()
-
-    def report(self, error: Exception) -> None:
-        """Log an error and show it on ``/diagnostics``."""
-        text = str(error) if isinstance(error, McaError) else f"{type(error).__name__}: {error}"
-        self.get_logger().error(text)
-        self._statistics.note_error(text)
-
     def _search(self, request: SearchImages.Request, response: SearchImages.Response) -> None:
         assert self._service is not None
         start = time.perf_counter()
@@ -166,15 +109,9 @@ class RetrievalNode(LifecycleNode):
             )
 
 
-def _run(node: RetrievalNode, spinner: Spinner) -> int:
-    node.start()
-    spinner.spin_until(lambda: False)
-    return 0
-
-
 def main() -> None:
     """Run the node until it is interrupted."""
-    sys.exit(run_node(RetrievalNode, _run))
+    run_managed(RetrievalNode)
 
 
 if __name__ == "__main__":
