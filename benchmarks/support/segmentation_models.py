@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mca_perception.backbone import create_backbone, normalise
+from mca_perception.datasets.loading import training_loader
 from mca_perception.deploy.manifest import graph_of_head
 from mca_perception.deploy.session import OnnxSession
 from mca_perception.geometry import Letterbox, Size
@@ -20,7 +21,7 @@ from mca_perception.segmentation.cascade.data import DetectionDataset, collate
 from mca_perception.segmentation.cascade.postprocess import paste_masks
 from mca_perception.segmentation.cascade.targets import DetectionTargets
 from mca_perception.segmentation.heads import create_task
-from mca_perception.segmentation.loading import open_splits, training_loader
+from mca_perception.segmentation.loading import open_splits
 from mca_perception.segmentation.postprocess import resize_masks, select_instances
 from mca_perception.segmentation.recipe import SegmentationRecipe
 from mca_perception.segmentation.validation import MIN_SCORE, Found
@@ -171,7 +172,13 @@ class MaskRcnn:
 
     def batches(self, seed: int) -> Iterable[tuple[Tensor, list[DetectionTargets]]]:
         """The same scenes in the same order as ours."""
-        return training_loader(self.dataset, self.recipe, collate, seed)
+        return training_loader(
+            self.dataset,
+            self.recipe.batch_size,
+            seed=seed,
+            workers=self.recipe.workers,
+            collate=collate,
+        )
 
     def loss(self, batch: tuple[Tensor, list[DetectionTargets]], device: torch.device) -> Tensor:
         """Sum of torchvision's losses; its class 0 is background."""

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 
 from mca_perception.backbone import Backbone, normalise
 from mca_perception.classification.data import ClassBalancedSampler, ViewDataset, Views, hold_out
@@ -22,7 +21,7 @@ from mca_perception.classification.validation import representation_metrics
 from mca_perception.classification.views import plain_view
 from mca_perception.datasets.images import read_rgb
 from mca_perception.datasets.labelled_images import LabelledImages, read_labelled_images
-from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
+from mca_perception.datasets.loading import training_loader
 from mca_perception.errors import DatasetError, RecipeError
 
 _Part = tuple[list[Path], NDArray[np.int64]]
@@ -72,23 +71,12 @@ class ClassificationTask:
     def batches(self, seed: int) -> Iterable[Views]:
         """One pass over the training images, or as many batches of equally many images per class."""
         recipe = self.recipe
-        sampler: Sampler[list[int]]
-        if recipe.images_per_class is None:
-            order = torch.Generator().manual_seed(seed)
-            drawn = RandomSampler(self.dataset, generator=order)
-            sampler = BatchSampler(drawn, recipe.batch_size, drop_last=True)
-        else:
-            sampler = ClassBalancedSampler(
+        batches: int | ClassBalancedSampler = recipe.batch_size
+        if recipe.images_per_class is not None:
+            batches = ClassBalancedSampler(
                 self.dataset.labels, recipe.batch_size, recipe.images_per_class, seed
             )
-        return DataLoader(
-            self.dataset,
-            batch_sampler=sampler,
-            num_workers=recipe.workers,
-            worker_init_fn=initialise_worker,
-            multiprocessing_context=WORKER_CONTEXT if recipe.workers else None,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        return training_loader(self.dataset, batches, seed=seed, workers=recipe.workers)
 
     def losses(self, backbone: Backbone, batch: Views, device: torch.device) -> dict[str, Tensor]:
         """The method's loss in its present stage, under the name of the method or ``classifier``."""

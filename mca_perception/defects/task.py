@@ -18,7 +18,7 @@ from mca_perception.datasets.armbench_defects import (
     held_out,
     read_defect_images,
 )
-from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
+from mca_perception.datasets.loading import training_loader
 from mca_perception.defects.calibration import HeldOut
 from mca_perception.defects.data import DefectDataset, PickSample, pick_label, read_crop
 from mca_perception.defects.losses import class_balanced_weights, focal_loss
@@ -68,16 +68,7 @@ class DefectTask:
 
     def batches(self, seed: int) -> DataLoader[PickSample]:
         """One pass over the training picks."""
-        return DataLoader(
-            self.dataset,
-            self.recipe.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=self.recipe.workers,
-            worker_init_fn=initialise_worker,
-            multiprocessing_context=WORKER_CONTEXT if self.recipe.workers else None,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        return training_loader(self.dataset, self.recipe.batch_size, seed=seed, workers=self.recipe.workers)
 
     def losses(self, backbone: Backbone, batch: PickSample, device: torch.device) -> dict[str, Tensor]:
         """Loss of the single images and of the picks."""

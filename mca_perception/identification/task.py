@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader
 
 from mca_perception.backbone import Backbone, normalise
 from mca_perception.datasets.armbench import IdentificationIndex, Pick
 from mca_perception.datasets.grocery import is_grocery, read_grocery
-from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
+from mca_perception.datasets.loading import training_loader
 from mca_perception.errors import DatasetError
 from mca_perception.identification.data import ContainerSampler, Pair, PairDataset
 from mca_perception.identification.evaluation import Query, ReferenceSet, rank_queries
@@ -56,15 +55,7 @@ class IdentificationTask:
     def batches(self, seed: int) -> Iterable[Pair]:
         """One pass over the training picks, container by container."""
         sampler = ContainerSampler(self.dataset.picks, self.recipe.batch_size, seed)
-        generator = torch.Generator().manual_seed(seed)
-        return DataLoader(
-            self.dataset,
-            batch_sampler=sampler,
-            num_workers=self.recipe.workers,
-            worker_init_fn=initialise_worker,
-            multiprocessing_context=WORKER_CONTEXT if self.recipe.workers else None,
-            generator=generator,
-        )
+        return training_loader(self.dataset, sampler, seed=seed, workers=self.recipe.workers)
 
     def losses(self, backbone: Backbone, batch: Pair, device: torch.device) -> dict[str, Tensor]:
         """The recipe's loss on single views, and on fused views where there is a fusion."""

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from mca_perception.backbone import Backbone, BEiT3, normalise
 from mca_perception.backbone.tokenizer import BEiT3Tokenizer
-from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
+from mca_perception.datasets.loading import training_loader
 from mca_perception.errors import RecipeError
 from mca_perception.pretraining.data import Batch, ItemDataset, collate, split_items
 from mca_perception.pretraining.evaluation import Tally, retrieval_metrics
@@ -92,16 +92,8 @@ class PretrainingTask:
 
     def batches(self, seed: int) -> Iterable[Batch]:
         """One pass over the training items in random order."""
-        return DataLoader(
-            self.dataset,
-            batch_size=self.recipe.batch_size,
-            shuffle=True,
-            drop_last=True,
-            collate_fn=collate,
-            num_workers=self.recipe.workers,
-            worker_init_fn=initialise_worker,
-            multiprocessing_context=WORKER_CONTEXT if self.recipe.workers else None,
-            generator=torch.Generator().manual_seed(seed),
+        return training_loader(
+            self.dataset, self.recipe.batch_size, seed=seed, workers=self.recipe.workers, collate=collate
         )
 
     def losses(self, backbone: Backbone, batch: Batch, device: torch.device) -> dict[str, Tensor]:

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mca_perception.backbone import Backbone, normalise
 from mca_perception.backbone.blocks import TEXT
 from mca_perception.contrastive.paired import logit_factor
 from mca_perception.datasets.images import read_rgb, resize_square
+from mca_perception.datasets.loading import training_loader
 from mca_perception.datasets.pairs import Item
 from mca_perception.errors import RetrievalError
 from mca_perception.pretraining.data import Batch
@@ -85,14 +86,7 @@ class RetrievalTask(PretrainingTask):
         """One pass over the training pairs in random order."""
         if self.cached is None:
             return super().batches(seed)
-        return DataLoader(
-            self.cached,
-            batch_size=self.recipe.batch_size,
-            shuffle=True,
-            drop_last=True,
-            collate_fn=collate_vectors,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        return training_loader(self.cached, self.recipe.batch_size, seed=seed, collate=collate_vectors)
 
     def losses(self, backbone: Backbone, batch: Any, device: torch.device) -> dict[str, Tensor]:
         """The contrast of the batch."""

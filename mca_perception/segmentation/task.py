@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mca_perception.backbone import Backbone, normalise
+from mca_perception.datasets.loading import training_loader
 from mca_perception.segmentation.data import collate
-from mca_perception.segmentation.loading import open_splits, training_loader
+from mca_perception.segmentation.loading import open_splits
 from mca_perception.segmentation.losses import SegmentationTargets, refinement_loss, segmentation_loss
 from mca_perception.segmentation.model import TOKEN_STRIDE, SegmentationConfig, SegmentationHead
 from mca_perception.segmentation.recipe import SegmentationRecipe
@@ -51,7 +52,13 @@ class SegmentationTask:
 
     def batches(self, seed: int) -> Iterable[tuple[Tensor, list[SegmentationTargets]]]:
         """One pass over the training images in random order."""
-        return training_loader(self.dataset, self.recipe, collate, seed)
+        return training_loader(
+            self.dataset,
+            self.recipe.batch_size,
+            seed=seed,
+            workers=self.recipe.workers,
+            collate=collate,
+        )
 
     def losses(
         self, backbone: Backbone, batch: tuple[Tensor, list[SegmentationTargets]], device: torch.device

@@ -19,7 +19,7 @@ from mca_perception.crisis.networks.encoders import TextInputs, create_image_enc
 from mca_perception.crisis.networks.model import CrisisModel
 from mca_perception.crisis.recipe import CrisisRecipe, ImagePart, TextPart
 from mca_perception.datasets.crisismmd import LABELS, CrisisSplit, LabelledPost, read_split
-from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
+from mca_perception.datasets.loading import training_loader
 from mca_perception.errors import RecipeError
 
 __all__ = ["CrisisTask"]
@@ -65,16 +65,12 @@ class CrisisTask:
 
     def batches(self, seed: int) -> Iterable[Batch]:
         """One pass over the training posts in random order."""
-        return DataLoader(
+        return training_loader(
             self.dataset,
-            batch_size=self.recipe.batch_size,
-            shuffle=True,
-            drop_last=True,
-            collate_fn=Collate(self.prepare, self.image_size),
-            num_workers=self.recipe.workers,
-            worker_init_fn=initialise_worker,
-            multiprocessing_context=WORKER_CONTEXT if self.recipe.workers else None,
-            generator=torch.Generator().manual_seed(seed),
+            self.recipe.batch_size,
+            seed=seed,
+            workers=self.recipe.workers,
+            collate=Collate(self.prepare, self.image_size),
         )
 
     def losses(self, backbone: Backbone, batch: Batch, device: torch.device) -> dict[str, Tensor]:

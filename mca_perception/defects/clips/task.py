@@ -21,7 +21,7 @@ from mca_perception.datasets.armbench_defect_videos import (
     sample_clip,
 )
 from mca_perception.datasets.defect_ids import in_held_out_session
-from mca_perception.datasets.workers import WORKER_CONTEXT, initialise_worker
+from mca_perception.datasets.loading import training_loader
 from mca_perception.defects.clips.metrics import ClipScores, bit_figures
 from mca_perception.defects.clips.model import ClipConfig, ClipHead, clip_logits
 from mca_perception.defects.clips.recipe import ClipsRecipe
@@ -94,16 +94,7 @@ class ClipTask:
 
     def batches(self, seed: int) -> DataLoader[ClipSample]:
         """One pass over the training clips."""
-        return DataLoader(
-            self.dataset,
-            self.recipe.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=self.recipe.workers,
-            worker_init_fn=initialise_worker,
-            multiprocessing_context=WORKER_CONTEXT if self.recipe.workers else None,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        return training_loader(self.dataset, self.recipe.batch_size, seed=seed, workers=self.recipe.workers)
 
     def losses(self, backbone: Backbone, batch: ClipSample, device: torch.device) -> dict[str, Tensor]:
         """Binary cross-entropy of the two bits; rare ones weigh more."""

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mca_perception.backbone import Backbone, normalise
+from mca_perception.datasets.loading import training_loader
 from mca_perception.segmentation.cascade.config import PRESETS, CascadeConfig
 from mca_perception.segmentation.cascade.data import DetectionDataset, collate
 from mca_perception.segmentation.cascade.detector import CascadeHead
 from mca_perception.segmentation.cascade.postprocess import paste_masks
 from mca_perception.segmentation.cascade.targets import DetectionTargets
-from mca_perception.segmentation.loading import open_splits, training_loader
+from mca_perception.segmentation.loading import open_splits
 from mca_perception.segmentation.recipe import SegmentationRecipe
 from mca_perception.segmentation.validation import MIN_SCORE, Found, Truth, mask_average_precision
 
@@ -47,7 +48,13 @@ class CascadeTask:
 
     def batches(self, seed: int) -> Iterable[tuple[Tensor, list[DetectionTargets]]]:
         """One pass over the training images in random order."""
-        return training_loader(self.dataset, self.recipe, collate, seed)
+        return training_loader(
+            self.dataset,
+            self.recipe.batch_size,
+            seed=seed,
+            workers=self.recipe.workers,
+            collate=collate,
+        )
 
     def losses(
         self, backbone: Backbone, batch: tuple[Tensor, list[DetectionTargets]], device: torch.device
