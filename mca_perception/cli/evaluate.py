@@ -48,6 +48,16 @@ def armbench_segmentation(
     head: Annotated[
         Head | None, typer.Option(help="Segmentation head of the bundle; its default when left out.")
     ] = None,
+    tiles: Annotated[
+        str,
+        typer.Option(
+            help="Look at crowded images in tiles, too: tiles per side of every further look, such as 2,3. "
+            "Every tile costs as much as the whole image."
+        ),
+    ] = "",
+    tiles_from: Annotated[
+        int, typer.Option(help="With --tiles: only where the first look finds so many objects.")
+    ] = 0,
     limit: Limit = None,
     seed: Seed = 0,
 ) -> None:
@@ -55,12 +65,22 @@ def armbench_segmentation(
     from mca_perception.cli import reports
     from mca_perception.cli.segmentation_report import segmentation_report, write_subset
     from mca_perception.datasets.coco import CocoSplit
-    from mca_perception.pipeline import PerceptionPipeline
+    from mca_perception.pipeline import PerceptionPipeline, Tiling
     from mca_perception.pipeline.evaluation import evaluate_segmentation
 
+    try:
+        tiling = Tiling.parse(tiles, tiles_from)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     subsets = _subsets(data, subset or [DEFAULT_SUBSET], split)
     pipeline = PerceptionPipeline.from_bundle(model, head=head and head.value)
-    facts = {**reports.model_facts(pipeline.bundle), "head": pipeline.segmentation_settings.head}
+    pipeline.tiling = tiling
+    facts = {
+        **reports.model_facts(pipeline.bundle),
+        "head": pipeline.segmentation_settings.head,
+        "tiles": tiles,
+        "tiles_from": tiles_from,
+    }
     reports.new_folder(out)
     results: dict[str, dict[str, Any]] = {}
     for name in subsets:

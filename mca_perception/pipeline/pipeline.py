@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from time import perf_counter
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +14,19 @@ from mca_perception.deploy.manifest import IdentificationSpec, SegmentationSpec
 from mca_perception.deploy.session import Session, open_sessions
 from mca_perception.deploy.sessions.selection import AUTOMATIC
 from mca_perception.errors import BundleError, GalleryError
-from mca_perception.geometry import Letterbox
 from mca_perception.identification.gallery import Gallery
 from mca_perception.objects import Objects
 from mca_perception.pipeline.answers import Answer, look_up
-from mca_perception.pipeline.embedding import IDENTIFICATION_GRAPHS, Embedder
-from mca_perception.pipeline.heads import graph_inputs, to_candidates
+from mca_perception.pipeline.embedding import IDENTIFICATION_GRAPHS
 from mca_perception.pipeline.inspection import GRAPHS as DEFECT_GRAPHS
 from mca_perception.pipeline.inspection import DefectInspector
-from mca_perception.pipeline.preprocessing import check_image
-from mca_perception.segmentation.postprocess import MaskCandidates, to_objects
+from mca_perception.pipeline.segmenting import Segmenter, chosen_head, timed
+from mca_perception.segmentation.postprocess import to_objects
 
 __all__ = ["PerceptionPipeline"]
 
 
-class PerceptionPipeline(Embedder):
+class PerceptionPipeline(Segmenter):
     """Perceives the objects of an image; build it with :meth:`from_bundle`.
 
     Safe to call from several threads.
@@ -45,6 +40,7 @@ class PerceptionPipeline(Embedder):
             enough. Switch it off where images differ from those that the bundle was calibrated on.
         identifies: embed objects and look them up, where the bundle can.
         inspects: judge whether objects are defective, where the bundle can.
+        tiling: look at crowded images in tiles, too.
 
     Example:
         >>> pipeline = PerceptionPipeline.from_bundle("models/nano")  # doctest: +SKIP
@@ -68,18 +64,13 @@ class PerceptionPipeline(Embedder):
             GalleryError: the gallery belongs to another model.
             ValueError: ``score_threshold`` or ``top_k`` is out of range.
         """
-        self._segmentation = _chosen_head(bundle, head)
-        _check_bundle(bundle, sessions, self._segmentation)
+        segmentation = chosen_head(bundle, head)
+        _check_bundle(bundle, sessions, segmentation)
         _check_gallery(bundle, gallery)
-        calibrated = self._segmentation.score_threshold if self._segmentation else 0.0
-        threshold = calibrated if score_threshold is None else float(score_threshold)
-        if not 0 <= threshold <= 1 or top_k < 1:
-            raise ValueError(
-                f"score_threshold {threshold} must lie in [0, 1] and top_k {top_k} be at least 1"
-            )
-        super().__init__(bundle, sessions)
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}; it must be at least 1")
+        super().__init__(bundle, sessions, segmentation, score_threshold)
         self.gallery = gallery
-        self.score_threshold = threshold
         self.top_k = top_k
         self.reject_unknown = True
         self.identifies = bundle.manifest.identification is not None
@@ -118,7 +109,7 @@ class PerceptionPipeline(Embedder):
         """
         bundle = ModelBundle.open(path)
         if isinstance(session, str):
-            segmentation = _chosen_head(bundle, head)
+            segmentation = chosen_head(bundle, head)
             graphs = {*IDENTIFICATION_GRAPHS, *DEFECT_GRAPHS, *([segmentation.graph] if segmentation else [])}
             session = open_sessions(bundle, graphs=graphs, session=session, providers=providers)
         return cls(bundle, session, head=head, gallery=gallery, score_threshold=score_threshold, top_k=top_k)
@@ -141,45 +132,48 @@ class PerceptionPipeline(Embedder):
             BundleError: the bundle does not segment.
         """
         timings: dict[str, float] = {}
-        with _timed(timings, "total"):
+        with timed(timings, "total"):
             candidates = self.candidates(image, timings_ms=timings)
-            with _timed(timings, "postprocess"):
+            with timed(timings, "postprocess"):
                 objects = to_objects(candidates, self.segmentation_settings.labels)
-            objects = self._look_closer(image, objects, manifest, timings)
+            objects = self.look_closer(image, objects, manifest=manifest, timings_ms=timings)
         return objects.replace(timings_ms=timings)
 
-    def candidates(
+    def look_closer(
         self,
         image: NDArray[np.uint8],
+        objects: Objects,
         *,
-        score_threshold: float | None = None,
+        manifest: Iterable[str] | None = None,
         timings_ms: dict[str, float] | None = None,
-    ) -> MaskCandidates:
-        """Segment an image up to non-maximum suppression; masks may overlap.
+    ) -> Objects:
+        """Identify and inspect every object, from one crop of it and one backbone pass over the crops.
 
         Args:
             image: uint8 ``[H, W, 3]`` RGB.
-            score_threshold: replaces the pipeline's own for this image.
+            objects: of that image, with ``instance_mask``; the pipeline's own or those of another segmentation.
+            manifest: as for :meth:`perceive`.
             timings_ms: receives the milliseconds of the stages.
 
         Raises:
-            InvalidImageError: as for :meth:`perceive`.
-            BundleError: the bundle does not segment.
+            ValueError: the objects are of an image of another size, or have no ``instance_mask``.
         """
-        check_image(image)
-        settings = self.segmentation_settings
+        if objects.image_size != image.shape[:2] or objects.instance_mask is None:
+            raise ValueError(
+                f"objects of an image {objects.image_size} with their mask are needed for {image.shape[:2]}"
+            )
         timings = {} if timings_ms is None else timings_ms
-        threshold = self.score_threshold if score_threshold is None else score_threshold
-        with _timed(timings, "letterbox"):
-            letterbox = Letterbox.fit(image.shape[:2], settings.input_size)
-            images = self._to_tensor(letterbox.apply(image)[None])
-        with _timed(timings, "backbone"):
-            features = self._sessions["backbone"].run({"images": images})["features"]
-        with _timed(timings, "segmentation"):
-            inputs = graph_inputs(settings, features, images, threshold)
-            output = self._sessions[settings.graph].run(inputs)
-        with _timed(timings, "postprocess"):
-            return to_candidates(settings, output, threshold, letterbox)
+        parts: list[NDArray[np.float32]] = []
+        with timed(timings, "identification"):
+            if self.identifies or self.inspects:
+                crops = [self.object_crop(image, objects, i) for i in range(len(objects))]
+                parts = list(self.crop_features(crops))
+            if self.identifies:
+                objects = self._identify(objects, self.embed_features(parts), manifest)
+        if self.inspects and self._inspector is not None:
+            with timed(timings, "defects"):
+                objects = objects.replace(defects=self._inspector.probabilities(parts))
+        return objects
 
     def identify_pick(
         self,
@@ -218,31 +212,6 @@ class PerceptionPipeline(Embedder):
             reject_unknown=self.reject_unknown if reject_unknown is None else reject_unknown,
         )
         return answer
-
-    @property
-    def segmentation_settings(self) -> SegmentationSpec:
-        """Settings of the segmentation head in use; BundleError when the bundle does not segment."""
-        return self._segmentation or self.bundle.segmentation_head()
-
-    def _look_closer(
-        self,
-        image: NDArray[np.uint8],
-        objects: Objects,
-        manifest: Iterable[str] | None,
-        timings: dict[str, float],
-    ) -> Objects:
-        """Identify and inspect every object, from one crop of it and one backbone pass over the crops."""
-        parts: list[NDArray[np.float32]] = []
-        with _timed(timings, "identification"):
-            if self.identifies or self.inspects:
-                crops = [self.object_crop(image, objects, i) for i in range(len(objects))]
-                parts = list(self.crop_features(crops))
-            if self.identifies:
-                objects = self._identify(objects, self.embed_features(parts), manifest)
-        if self.inspects and self._inspector is not None:
-            with _timed(timings, "defects"):
-                objects = objects.replace(defects=self._inspector.probabilities(parts))
-        return objects
 
     def _identify(
         self, objects: Objects, embeddings: NDArray[np.float32], manifest: Iterable[str] | None
@@ -285,13 +254,6 @@ class PerceptionPipeline(Embedder):
         return self.crop(image[top:bottom, left:right], box=box, mask=visible if masked else None)
 
 
-def _chosen_head(bundle: ModelBundle, head: str | None) -> SegmentationSpec | None:
-    """The head in use; none in a bundle that does not segment, unless one is asked for."""
-    if head is None and bundle.manifest.segmentation is None:
-        return None
-    return bundle.segmentation_head(head)
-
-
 def _check_bundle(
     bundle: ModelBundle, sessions: Mapping[str, Session], segmentation: SegmentationSpec | None
 ) -> None:
@@ -324,13 +286,3 @@ def _check_gallery(bundle: ModelBundle, gallery: Gallery | None) -> None:
             f"gallery {gallery.path} is of model {gallery.model} (width {gallery.dimension}), not of "
             f"{bundle.embedding_fingerprint} (width {settings.embedding_dim}); run `mca gallery import` again"
         )
-
-
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[Any]:
-    """Add the milliseconds of a block to a stage."""
-    started = perf_counter()
-    try:
-        yield
-    finally:
-        timings[stage] = timings.get(stage, 0.0) + (perf_counter() - started) * 1000
