@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support import process_memory
 from torch import Tensor
 
 from mca_perception.cli import reports
@@ -118,9 +119,7 @@ def peak_bytes(device: torch.device) -> int:
     """Highest memory use of this process so far: allocated on a GPU, resident on a CPU (Linux)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    # Not getrusage: a child starts with its parent's peak there.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    return process_memory.peak_bytes()
 
 
 def measure(

@@ -15,6 +15,7 @@ TITLES = {
     "lacvit": "LaCViT",
     "clce": "CLCE",
     "clce_plain": "CLCE without hard-negative weights",
+    "ce_supcon": "CE + SupCon",
     "scl_rhe": "SCL-RHE, probe",
     "clce_half": "CLCE, lambda 0.5",
     "clce_only": "CLCE, lambda 1, probe",
@@ -36,6 +37,9 @@ REPORTED = (
 CLAIMS: dict[str, tuple[str, str, str]] = {
     "R1 CLCE above CE": ("top1", "clce", "cross_entropy"),
     "R2 hard-negative weights help": ("top1", "clce", "clce_plain"),
+    "R3 CE + inner form equal to CE + outer form": ("top1", "clce_plain", "ce_supcon"),
+    "R3 the same, 1-shot": ("5way_1shot", "clce_plain", "ce_supcon"),
+    "R3 the same, 5-shot": ("5way_5shot", "clce_plain", "ce_supcon"),
     "R4 SupCon below CE": ("top1", "cross_entropy", "supcon"),
     "R5 lambda 0.9 above 0.5": ("top1", "clce", "clce_half"),
     "R5 lambda 0.9 above 1": ("top1", "clce", "clce_only"),
@@ -63,7 +67,7 @@ def summarise(runs: Runs) -> Runs:
     for cell, done in cells.items():
         entry: dict[str, Any] = {"seeds": len(done)}
         for name in (*REPORTED, "5way_1shot_interval", "5way_5shot_interval", "isotropy_raw", "overlap",
-                     "uniformity", "processor_ms_per_step", "peak_megabytes"):  # fmt: skip
+                     "uniformity", "processor_ms_per_step"):  # fmt: skip
             values = [figures[name] for figures in done if name in figures]
             if values:
                 error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
@@ -93,7 +97,10 @@ def _cell(figure: dict[str, Any] | None, factor: int) -> str:
 
 
 def judge_claims(runs: Runs) -> list[dict[str, Any]]:
-    """Difference of every claim and cell, paired by seed, with a paired t-test where there are three seeds or more."""
+    """Difference of every claim and cell, paired by seed; with three seeds or more a paired t-test.
+
+    The 90 % interval tells equality: two methods are equal within a margin, at 5 %, where it lies inside the margin.
+    """
     from scipy.stats import ttest_rel
 
     judged = []
@@ -108,14 +115,20 @@ def judge_claims(runs: Runs) -> list[dict[str, Any]]:
             if pairs:
                 differences = [a - b for a, b in pairs]
                 varies = len(pairs) > 2 and statistics.pstdev(differences) > 0
-                p = float(ttest_rel(*zip(*pairs, strict=True)).pvalue) if varies else None
-                entry = {"claim": claim, "cell": cell, "seeds": len(pairs)}
-                judged.append({**entry, "difference": statistics.mean(differences), "p": p})
+                test = ttest_rel(*zip(*pairs, strict=True)) if varies else None
+                entry: dict[str, Any] = {"claim": claim, "cell": cell, "seeds": len(pairs)}
+                entry["difference"] = statistics.mean(differences)
+                entry["p"] = float(test.pvalue) if test else None
+                interval = test.confidence_interval(0.9) if test else None
+                entry["low"], entry["high"] = (
+                    (float(interval.low), float(interval.high)) if interval else (None, None)
+                )
+                judged.append(entry)
     return judged
 
 
 def tables(runs: Runs) -> str:
     """Everything in Markdown."""
-    header = ("claim", "cell", "seeds", "difference", "p")
+    header = ("claim", "cell", "seeds", "difference", "p", "low", "high")
     claims = reports.table(header, [[entry[key] for key in header] for entry in judge_claims(runs)])
     return f"{markdown(summarise(runs))}\n{claims}"

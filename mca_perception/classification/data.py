@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from mca_perception.classification.auto_augment import load_policy
 from mca_perception.classification.recipe import ViewAugmentation
 from mca_perception.classification.views import changed_view
 from mca_perception.datasets.images import read_rgb
@@ -40,6 +41,9 @@ class ViewDataset(Dataset[Views]):
         labels: ``[N]`` class ids.
         size: side of a view in pixels.
         augmentation: strengths.
+
+    Raises:
+        RecipeError: AutoAugment is wanted and torchvision cannot be imported.
     """
 
     def __init__(
@@ -49,6 +53,10 @@ class ViewDataset(Dataset[Views]):
         size: int,
         augmentation: ViewAugmentation,
     ) -> None:
+        if augmentation.auto_augment is not None:
+            load_policy(
+                augmentation.auto_augment
+            )  # here, not in a worker, it is missed before the run begins
         self.paths, self.labels, self.size, self.augmentation = paths, labels, size, augmentation
 
     def __len__(self) -> int:

@@ -10,7 +10,17 @@ from torch.nn import functional as F
 
 from mca_perception.classification.model import ClassificationHead
 from mca_perception.classification.recipe import MethodRecipe
-from mca_perception.contrastive import clce, expected_pair_errors, lacvit, scl_rhe, simclr, supcon_out
+from mca_perception.contrastive import (
+    ContrastStatistics,
+    InnerForm,
+    clce,
+    contrast_statistics,
+    expected_pair_errors,
+    lacvit,
+    scl_rhe,
+    simclr,
+    supcon_out,
+)
 
 Stage = Literal["contrast", "classifier", "joint"]
 
@@ -36,7 +46,7 @@ def method_loss(
     """
     if stage == "contrast":
         assert head.projection is not None
-        return _contrast(method, head.projection(rows), labels, len(head.classifier.weight))
+        return _contrast(method, head, head.projection(rows), labels)
     logits = head.classifier(rows.detach() if stage == "classifier" and method.freezes_encoder else rows)
     if method.name == "clce":
         loss, _ = clce(
@@ -50,10 +60,33 @@ def method_loss(
         )
         return loss
     with torch.autocast(rows.device.type, enabled=False):
-        return F.cross_entropy(logits.float(), labels, label_smoothing=method.label_smoothing)
+        cross_entropy = F.cross_entropy(logits.float(), labels, label_smoothing=method.label_smoothing)
+    if method.name == "ce_supcon":
+        contrast = supcon_out(rows, labels, method.loss_temperature)
+        return (1 - method.contrast_weight) * cross_entropy + method.contrast_weight * contrast
+    return cross_entropy
 
 
-def _contrast(method: MethodRecipe, projected: Tensor, labels: Tensor, classes: int) -> Tensor:
+def statistics_of(
+    head: ClassificationHead, method: MethodRecipe, rows: Tensor, labels: Tensor, stage: Stage
+) -> ContrastStatistics | None:
+    """What a batch was contrasted with; None where nothing is contrasted by its labels.
+
+    Arguments as for :func:`method_loss`. In a distributed run all processes must call it.
+    """
+    if stage == "classifier" or method.name in ("cross_entropy", "simclr"):
+        return None
+    form = InnerForm(method.loss_temperature)
+    if method.name == "clce" and method.hard_negatives:
+        form = InnerForm(method.loss_temperature, beta_neg=1.0)
+    elif method.name == "scl_rhe":
+        betas = method.beta_positive, method.beta_negative
+        form = InnerForm(method.loss_temperature, *betas, *_pair_errors(method, head), sibling_views=True)
+    contrasted = rows.detach() if head.projection is None else head.projection(rows.detach())
+    return contrast_statistics(contrasted.detach(), labels, form)
+
+
+def _contrast(method: MethodRecipe, head: ClassificationHead, projected: Tensor, labels: Tensor) -> Tensor:
     temperature = method.loss_temperature
     if method.name == "simclr":
         first, second = projected.chunk(2)
@@ -62,6 +95,10 @@ def _contrast(method: MethodRecipe, projected: Tensor, labels: Tensor, classes: 
         return lacvit(projected, labels, temperature)
     if method.name == "supcon":
         return supcon_out(projected, labels, temperature)
-    errors = expected_pair_errors(method.label_error, n_classes=max(2, classes))
     betas = method.beta_positive, method.beta_negative
-    return scl_rhe(projected, labels, temperature, *betas, *errors, sibling_views=True)
+    return scl_rhe(projected, labels, temperature, *betas, *_pair_errors(method, head), sibling_views=True)
+
+
+def _pair_errors(method: MethodRecipe, head: ClassificationHead) -> tuple[float, float]:
+    """Expected shares of wrong pairs among positives and negatives."""
+    return expected_pair_errors(method.label_error, n_classes=max(2, head.classifier.out_features))

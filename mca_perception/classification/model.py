@@ -25,6 +25,32 @@ class UnitEncoderOutput(EncoderOutput):
         return F.normalize(super().forward(features).float(), dim=-1)
 
 
+class Classifier(nn.Linear):
+    """A linear classifier, on rows as they are or on their directions times a learned scale.
+
+    CLCE's contrast does not fix the length of the representation: where it stays short, a classifier that reads it as
+    it is learns slowly (section 8, item 9).
+
+    Attributes:
+        scale: learned length of the rows, or None.
+    """
+
+    scale: nn.Parameter | None
+
+    def __init__(self, embed_dim: int, classes: int, *, normalise_input: bool) -> None:
+        super().__init__(embed_dim, classes)
+        nn.init.trunc_normal_(self.weight, std=embed_dim**-0.5)
+        nn.init.zeros_(self.bias)
+        # The length of a row that a layer normalisation has just left.
+        self.scale = nn.Parameter(torch.tensor(embed_dim**0.5)) if normalise_input else None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """``[N, D]`` to logits ``[N, C]``."""
+        if self.scale is not None:
+            rows = self.scale * F.normalize(rows.float(), dim=-1)
+        return super().forward(rows)
+
+
 class ClassificationHead(nn.Module):
     """What labelled-image training adds to a backbone.
 
@@ -32,7 +58,7 @@ class ClassificationHead(nn.Module):
         encoder_output: backbone tokens to the representation.
         projection: two layers in front of the contrast (section 2.2: as wide as the representation, ReLU, then
             ``projection_dim``); None for methods that contrast the representation itself or nothing.
-        classifier: linear, on the representation as it is.
+        classifier: linear, on the representation as it is unless the method normalises it.
         batches: how many batches the run has seen, which tells its stage; kept with the weights so that a run resumes
             where it was.
     """
@@ -49,9 +75,7 @@ class ClassificationHead(nn.Module):
             if method.two_stages
             else None
         )
-        self.classifier = nn.Linear(embed_dim, classes)
-        nn.init.trunc_normal_(self.classifier.weight, std=embed_dim**-0.5)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = Classifier(embed_dim, classes, normalise_input=method.normalise_head_input)
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, features: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-MethodName = Literal["cross_entropy", "supcon", "lacvit", "clce", "scl_rhe", "simclr"]
+MethodName = Literal["cross_entropy", "supcon", "lacvit", "clce", "ce_supcon", "scl_rhe", "simclr"]
 # Published temperatures: LaCViT 0.1, CLCE 0.5; SCL-RHE gives none, 0.1 is this project's choice.
 TEMPERATURES = {
     "supcon": 0.1,
@@ -15,6 +15,7 @@ TEMPERATURES = {
     "scl_rhe": 0.1,
     "simclr": 0.1,
     "clce": 0.5,
+    "ce_supcon": 0.5,
     "cross_entropy": 1.0,
 }
 
@@ -28,25 +29,29 @@ class ViewAugmentation(_Section):
 
     ``smallest_crop``: least share of the image's area that is kept; ``flip``: probability of a mirror image, 0 where
     print matters; ``rotation``: degrees either way; ``colour``: strength of changes of brightness, contrast and
-    saturation.
+    saturation; ``auto_augment``: an AutoAugment policy that is applied last, by the data that it was found on. Its
+    colours and rotations come on top of the others: set ``colour`` and ``rotation`` to 0 to have the policy alone.
     """
 
     smallest_crop: float = Field(default=0.4, gt=0, le=1)
     flip: float = Field(default=0.5, ge=0, le=1)
     rotation: float = Field(default=15.0, ge=0, le=180)
     colour: float = Field(default=0.3, ge=0, lt=1)
+    auto_augment: Literal["imagenet", "cifar10", "svhn"] | None = None
 
 
 class MethodRecipe(_Section):
     """A training method and its settings (specification of the contrastive methods, sections 2 to 4).
 
-    ``cross_entropy`` and ``clce`` train a classifier from the first step to the last. The others contrast projected
+    ``cross_entropy``, ``clce`` and ``ce_supcon`` train a classifier from the first step to the last; ``ce_supcon`` is
+    ``clce`` with SupCon's outer form, its published comparator (section 3.5). The others contrast projected
     embeddings for ``contrastive_batches`` batches and train the classifier afterwards: ``lacvit`` with all weights,
     ``supcon``, ``simclr`` and ``scl_rhe`` on the frozen encoder.
 
-    ``temperature`` is that of the method when not given. ``contrast_weight`` is ``clce``'s lambda; without
-    ``hard_negatives`` its negatives weigh the same. ``label_error`` is the rate that ``scl_rhe`` expects;
-    ``beta_positive`` and ``beta_negative`` are its tilts.
+    ``temperature`` is that of the method when not given. ``contrast_weight`` is lambda of ``clce`` and ``ce_supcon``;
+    without ``hard_negatives`` the negatives of ``clce`` weigh the same. ``label_error`` is the rate that ``scl_rhe``
+    expects; ``beta_positive`` and ``beta_negative`` are its tilts. ``normalise_head_input`` gives the classifier the
+    direction of the representation times a learned scale.
     """
 
     name: MethodName
@@ -58,12 +63,13 @@ class MethodRecipe(_Section):
     beta_positive: float = Field(default=1.0, ge=0, le=1)
     beta_negative: float = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    normalise_head_input: bool = False
     projection_dim: PositiveInt = 128
 
     @property
     def two_stages(self) -> bool:
         """Whether a contrastive stage comes before the classifier's."""
-        return self.name not in ("cross_entropy", "clce")
+        return self.name not in ("cross_entropy", "clce", "ce_supcon")
 
     @property
     def freezes_encoder(self) -> bool:

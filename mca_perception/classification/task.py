@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mca_perception.backbone import Backbone, normalise
 from mca_perception.classification.data import ClassBalancedSampler, ViewDataset, Views, hold_out
-from mca_perception.classification.losses import method_loss, stage_of
+from mca_perception.classification.losses import method_loss, stage_of, statistics_of
 from mca_perception.classification.model import ClassificationHead
 from mca_perception.classification.recipe import ClassificationRecipe
 from mca_perception.classification.validation import representation_metrics
@@ -29,6 +29,8 @@ _Part = tuple[list[Path], NDArray[np.int64]]
 IMAGES_AT_ONCE = 128
 # The probe and the neighbours take so many training images at most: validation is done many times.
 PROBE_IMAGES = 10_000
+# Counting a batch's contrasts costs a forward pass of the loss.
+STATISTICS_EVERY = 50
 
 
 class ClassificationTask:
@@ -67,6 +69,7 @@ class ClassificationTask:
             )
         self.dataset = ViewDataset(*train, recipe.image_size, recipe.augmentation)
         self.head = ClassificationHead(backbone.embed_dim, recipe.method, len(self.classes))
+        self.statistics: dict[str, float] = {}
 
     def batches(self, seed: int) -> Iterable[Views]:
         """One pass over the training images, or as many batches of equally many images per class."""
@@ -88,24 +91,32 @@ class ClassificationTask:
         with torch.set_grad_enabled(not frozen):
             rows = self._encode(backbone, torch.cat([batch.first, batch.second]), device)
         loss = method_loss(self.head, method, rows, labels.repeat(2), stage)
+        if int(self.head.batches) % STATISTICS_EVERY == 1:
+            found = statistics_of(self.head, method, rows, labels.repeat(2), stage)
+            self.statistics = {} if found is None else found._asdict()
         return {"classifier" if stage == "classifier" else method.name: loss}
 
     @torch.inference_mode()
     def validate(self, backbone: Backbone, device: torch.device) -> dict[str, float]:
         """Top-1 of the classifier, of a linear probe and of nearest neighbours, and few-shot accuracies.
 
-        ``top1`` is the probe's while a two-stage method has no trained classifier yet.
+        ``top1`` is the probe's while a two-stage method has no trained classifier yet; ``train_top1`` is the
+        classifier's on training images. ``batch_...`` tells what a recent batch was contrasted with.
         """
         train = self._some_training_images()
         rows, labels = self._represent(backbone, self.held_out, device), self.held_out[1]
-        metrics = representation_metrics(
-            self._represent(backbone, train, device), train[1], rows, labels, len(self.classes), self.seed
-        )
+        train_rows = self._represent(backbone, train, device)
+        metrics = representation_metrics(train_rows, train[1], rows, labels, len(self.classes), self.seed)
         metrics["top1"] = metrics["probe_top1"]
         if stage_of(self.recipe.method, int(self.head.batches)) != "contrast":
-            answers = self.head.classifier(torch.from_numpy(rows).to(device)).argmax(1).cpu().numpy()
-            metrics["top1"] = float((answers == labels).mean())
-        return metrics
+            metrics["top1"] = self._accuracy(rows, labels, device)
+            metrics["train_top1"] = self._accuracy(train_rows, train[1], device)
+        return metrics | {f"batch_{name}": float(value) for name, value in self.statistics.items()}
+
+    def _accuracy(self, rows: NDArray[np.float32], labels: NDArray[np.int64], device: torch.device) -> float:
+        """Share of representations ``[N, D]`` that the classifier gives their label."""
+        answers = self.head.classifier(torch.from_numpy(rows).to(device)).argmax(1).cpu().numpy()
+        return float((answers == labels).mean())
 
     def _parts(self, images: LabelledImages) -> tuple[_Part, _Part]:
         recipe = self.recipe

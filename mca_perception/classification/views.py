@@ -1,4 +1,4 @@
-"""Images as the network sees them: plain, and as random views. NumPy and OpenCV only."""
+"""Images as the network sees them: plain, and as random views. NumPy and OpenCV only, but for AutoAugment."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mca_perception.classification.auto_augment import auto_augmented
 from mca_perception.classification.recipe import ViewAugmentation
 from mca_perception.identification.crops import BACKGROUND, crop_object
 
@@ -47,7 +48,10 @@ def changed_view(image: Image, size: int, settings: ViewAugmentation, rng: np.ra
     view = cv2.warpAffine(square, move, (size, size), flags=cv2.INTER_LINEAR, borderValue=(BACKGROUND,) * 3)
     if rng.random() < settings.flip:
         view = view[:, ::-1]
-    return _recoloured(np.asarray(view, np.uint8), settings.colour, rng)
+    recoloured = _recoloured(np.asarray(view, np.uint8), settings.colour, rng)
+    if settings.auto_augment is None:
+        return recoloured
+    return auto_augmented(recoloured, settings.auto_augment, rng)
 
 
 def _recoloured(view: Image, strength: float, rng: np.random.Generator) -> Image:

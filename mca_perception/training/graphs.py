@@ -165,6 +165,10 @@ def _fusion_job(module: nn.Module, example: Tensor, dynamic: Mapping[int, Any]) 
 
 def _backbone_job(backbone: Backbone, images: Tensor, batch: Dim) -> _Job:
     patch = backbone.patch_size
+    height, width = images.shape[2:]
+    if height == width:
+        # At the size of the position table there is nothing to interpolate: the graph would run at no other size.
+        images = torch.rand(len(images), 3, height + patch, width) * 2 - 1
     sides = {2: patch * Dim("rows", min=2, max=128), 3: patch * Dim("columns", min=2, max=128)}
     return _Job(Features(backbone), {"images": images}, ("features",), {"images": {0: batch, **sides}})
 

@@ -83,6 +83,7 @@ def gradients(model: PerceptionModel, task: Task) -> tuple[dict[str, float], dic
     [
         ("cross_entropy", 0, 0, "cross_entropy", {"backbone", "classifier"}),
         ("clce", 0, 0, "clce", {"backbone", "classifier"}),
+        ("ce_supcon", 0, 0, "ce_supcon", {"backbone", "classifier"}),
         ("lacvit", 2, 1, "lacvit", {"backbone", "projection"}),
         ("lacvit", 2, 2, "classifier", {"backbone", "classifier"}),
         ("supcon", 2, 0, "supcon", {"backbone", "projection"}),
@@ -98,6 +99,36 @@ def test_a_stage_trains_what_its_method_says(folder, method, batches, seen, term
     assert list(terms) == [term]
     assert {name.split(".")[0 if name.startswith("backbone") else 2] for name in found} == trained
     assert int(task.head.batches) == seen + 1
+
+
+@pytest.mark.parametrize("method", ["cross_entropy", "simclr", "supcon", "clce", "ce_supcon", "scl_rhe"])
+def test_what_a_batch_was_contrasted_with_is_logged(folder: Path, method: str) -> None:
+    stages = [] if method in ("cross_entropy", "clce", "ce_supcon") else ["contrastive_batches=9"]
+    changes = [f"classification.method.{change}" for change in stages]
+    model, task = opened(recipe(folder, method, *changes, "classification.images_per_class=2"))
+    gradients(model, task)
+    metrics = task.validate(model.backbone.eval(), torch.device("cpu"))
+    logged = {name.removeprefix("batch_"): v for name, v in metrics.items() if name.startswith("batch_")}
+    assert ("train_top1" in metrics) == (not stages)
+    if method in ("cross_entropy", "simclr"):
+        assert not logged
+        return
+    # Three classes of two images, two views each.
+    counts = {name: logged[name] for name in ("contrasts", "valid", "positives", "negatives")}
+    assert counts == {"contrasts": 12, "valid": 1, "positives": 3, "negatives": 8}
+    assert 0 <= logged["positive_floored"] <= 1
+    assert method == "scl_rhe" or not logged["positive_floored"] + logged["negative_floored"]
+
+
+def test_a_classifier_of_directions_ignores_lengths(folder: Path) -> None:
+    change = "classification.method.normalise_head_input=true"
+    model, task = opened(recipe(folder, "clce", change))
+    rows = torch.randn(5, task.head.classifier.in_features)
+    assert torch.allclose(task.head.classifier(rows), task.head.classifier(0.01 * rows), atol=1e-5)
+    _, found = gradients(model, task)
+    assert found["heads.classification.classifier.scale"].abs() > 0
+    plain = opened(recipe(folder, "clce"))[1].head.classifier
+    assert not torch.allclose(plain(rows), plain(0.01 * rows), atol=1e-5)
 
 
 def test_chunks_change_no_gradient(folder: Path) -> None:

@@ -38,6 +38,11 @@ def test_equal_to_simulated_labels() -> None:
     assigned = np.where(wrong, (latent + random.integers(1, 10, len(latent))) % 10, latent)
     found, expected = measured_pair_errors(latent, assigned), expected_pair_errors(0.2, n_classes=10)
     assert found == pytest.approx(expected, rel=0.03)
+    # By number of pairs, not by rate, false positives are half of the errors: negatives are C - 1 times as many.
+    same = sum(int(count) * (int(count) - 1) // 2 for count in np.bincount(assigned))
+    different = len(latent) * (len(latent) - 1) // 2 - same
+    wrong_positives, wrong_negatives = found.false_positive * same, found.false_negative * different
+    assert wrong_positives / (wrong_positives + wrong_negatives) == pytest.approx(0.5, abs=0.01)
 
 
 def test_equal_to_counting_pairs() -> None:

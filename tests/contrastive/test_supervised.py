@@ -137,6 +137,14 @@ def test_golden_values_with_an_anchor_without_positive() -> None:
     assert [loss.item() for loss in losses] == pytest.approx([1.01219573, 0.86251930, 1.27840761], abs=1e-8)
 
 
+@pytest.mark.parametrize(("T", "literal"), [(0.1, 0.49001727), (0.5, 0.38920867)])
+def test_positives_are_not_tilted_with_the_sign_of_the_printed_equations(T: float, literal: float) -> None:
+    """Section 4.5, resolution 1: the last golden column is what SCL-RHE must not be."""
+    reference = inner_reference(T, -0.5, 0.5, 0.05, 0.01)
+    assert reference_losses(GOLDEN_X.numpy(), GOLDEN_Y.numpy(), reference) == pytest.approx(literal, abs=1e-8)
+    assert abs(scl_rhe(GOLDEN_X, GOLDEN_Y, T, 0.5, 0.5, 0.05, 0.01).item() - literal) > 0.05
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("T", [0.05, 0.1, 0.5])
 def test_equals_a_loop_over_anchors(seed: int, T: float, monkeypatch: pytest.MonkeyPatch) -> None:
