@@ -57,7 +57,8 @@ def crop_object(
     patch = image[inner_top:inner_bottom, inner_left:inner_right]
     if mask is not None:
         inside = mask[inner_top:inner_bottom, inner_left:inner_right]
-        patch = np.where(inside[..., None], patch, np.uint8(background))
+        masked = np.full(patch.shape, background, np.uint8)
+        patch = np.asarray(cv2.copyTo(patch, inside.astype(np.uint8), masked), np.uint8)
     scale = size / side
     if scale < 0.5:  # average before sampling, or small print aliases
         shrunk = (max(round(patch.shape[1] * scale), 1), max(round(patch.shape[0] * scale), 1))

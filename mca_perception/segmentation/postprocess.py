@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,6 +58,10 @@ class MaskCandidates(Protocol):
         """Return those with at least this score."""
         ...
 
+    def where(self, chosen: NDArray[np.bool_]) -> MaskCandidates:
+        """Return those that ``chosen [M]`` names."""
+        ...
+
     def windows(self) -> Iterator[Window]:
         """Give each instance's mask at the original image's pixels."""
         ...
@@ -84,6 +87,10 @@ class Candidates:
         """Return those with at least this score."""
         count = int((self.scores >= score_threshold).sum())
         return Candidates(self.scores[:count], self.labels[:count], self.mask_logits[:count], self.letterbox)
+
+    def where(self, chosen: NDArray[np.bool_]) -> Candidates:
+        """Return those that ``chosen [M]`` names."""
+        return Candidates(self.scores[chosen], self.labels[chosen], self.mask_logits[chosen], self.letterbox)
 
     def windows(self) -> Iterator[Window]:
         """Give each instance's mask logits at the original image's pixels."""
@@ -120,13 +127,14 @@ def select_instances(
     areas = masks.sum(axis=1)
     order, masks, areas = order[areas > 0], masks[areas > 0], areas[areas > 0]
 
-    intersections = _times_transposed(masks, masks)
-    unions = areas[:, None] + areas[None, :] - intersections
-    rivals = (intersections > nms_iou * unions) & (labels[order][:, None] == labels[order][None, :])
     alive = np.ones(len(order), dtype=bool)
     for i in range(len(order)):
-        if alive[i]:
-            alive[i + 1 :] &= ~rivals[i, i + 1 :]
+        if not alive[i]:
+            continue
+        rivals = i + 1 + np.flatnonzero(alive[i + 1 :] & (labels[order[i + 1 :]] == labels[order[i]]))
+        # Not a matrix product: NumPy's wakes BLAS threads that then wait actively, OpenCV's takes ten times as long.
+        shared = np.einsum("rp,p->r", masks[rivals], masks[i])
+        alive[rivals] = shared <= nms_iou * (areas[i] + areas[rivals] - shared)
     kept: NDArray[np.int64] = order[alive][:max_objects].astype(np.int64)
     return kept
 
@@ -213,10 +221,9 @@ def resize_masks(mask_logits: NDArray[np.float32], letterbox: Letterbox) -> Iter
     columns = _Axis(width, letterbox.scale_x, letterbox.pad_left, mask_width, input_width)
     for logits in mask_logits:
         inside = logits > 0
-        y, cells_y = rows.window(inside.any(axis=1))
-        x, cells_x = columns.window(inside.any(axis=0))
-        inner = _times_transposed(columns.weights[x, cells_x], logits[cells_y, cells_x])
-        yield y, x, _times_transposed(rows.weights[y, cells_y], inner)
+        y, x = rows.window(inside.any(axis=1)), columns.window(inside.any(axis=0))
+        stretched = np.ascontiguousarray(rows.interpolate(logits, y).T)
+        yield y, x, columns.interpolate(stretched, x).T
 
 
 def to_objects(
@@ -225,52 +232,44 @@ def to_objects(
     """Let candidates compete for pixels; those left with fewer than ``min_area`` and containers are dropped."""
     letterbox = candidates.letterbox
     held = np.array([label_names[label] not in CONTAINERS for label in candidates.labels], dtype=bool)
-    windows = (window for window, wanted in zip(candidates.windows(), held, strict=True) if wanted)
-    instance_mask, areas, boxes = compose_windows(windows, letterbox.image_size, min_area=min_area)
+    contents = candidates.where(held)
+    instance_mask, areas, boxes = compose_windows(contents.windows(), letterbox.image_size, min_area=min_area)
     kept = np.flatnonzero(areas)
     return Objects(
         image_size=letterbox.image_size,
         boxes=boxes[kept],
-        scores=candidates.scores[held][kept],
-        labels=candidates.labels[held][kept],
+        scores=contents.scores[kept],
+        labels=contents.labels[kept],
         label_names=label_names,
         instance_mask=instance_mask,
         instance_ids=(kept + 1).astype(np.uint16),
     )
 
 
-def _times_transposed(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``a @ b.T`` by OpenCV, in the calling thread.
-
-    NumPy's product wakes BLAS threads that then wait actively: on a busy machine a frame loses 100 ms and more.
-    """
-    if a.size == 0 or b.size == 0:
-        return np.zeros((len(a), len(b)), dtype=np.float32)
-    nothing = np.empty((0, 0), dtype=np.float32)
-    return np.asarray(cv2.gemm(a, b, 1.0, nothing, 0.0, flags=cv2.GEMM_2_T), dtype=np.float32)
-
-
 class _Axis:
-    """Bilinear interpolation along one axis, from mask cells to image pixels.
-
-    ``weights`` is the float32 matrix ``[pixels, cells]`` that does it.
-    """
+    """Bilinear interpolation along one axis, from mask cells to image pixels."""
 
     def __init__(self, pixels: int, scale: float, padding: int, cells: int, input_length: int) -> None:
         centres = (np.arange(pixels) + 0.5) * scale + padding
-        self.positions = centres * (cells / input_length) - 0.5
-        clipped = np.clip(self.positions, 0, cells - 1)
-        lower = np.minimum(clipped.astype(np.int64), max(cells - 2, 0))
-        fraction = (clipped - lower).astype(np.float32)
-        self.weights = np.zeros((pixels, cells), dtype=np.float32)
-        self.weights[np.arange(pixels), lower] = 1 - fraction
-        self.weights[np.arange(pixels), np.minimum(lower + 1, cells - 1)] += fraction
+        self._positions = centres * (cells / input_length) - 0.5
+        clipped = np.clip(self._positions, 0, cells - 1)
+        self._lower = clipped.astype(np.int64)
+        self._upper = np.minimum(self._lower + 1, cells - 1)
+        self._fraction = (clipped - self._lower).astype(np.float32)[:, None]
 
-    def window(self, occupied: NDArray[np.bool_]) -> tuple[slice, slice]:
-        """Pixels and cells that can be positive: the occupied cells and one more on each side."""
+    def window(self, occupied: NDArray[np.bool_]) -> slice:
+        """Pixels that can be positive: those of the occupied cells and of one more on each side."""
         used = np.flatnonzero(occupied)
         if len(used) == 0:
-            return slice(0, 0), slice(0, 0)
-        first, last = int(used[0]) - 1, int(used[-1]) + 1
-        start, stop = np.searchsorted(self.positions, [first, last + 1e-9])
-        return slice(int(start), int(stop)), slice(max(first, 0), last + 1)
+            return slice(0, 0)
+        start, stop = np.searchsorted(self._positions, [used[0] - 1, used[-1] + 1 + 1e-9])
+        return slice(int(start), int(stop))
+
+    def interpolate(self, values: NDArray[np.float32], pixels: slice) -> NDArray[np.float32]:
+        """Values ``[cells, L]`` at some pixels, ``[P, L]``."""
+        lower = values[self._lower[pixels]]
+        between = values[self._upper[pixels]]
+        between -= lower
+        between *= self._fraction[pixels]
+        between += lower
+        return between

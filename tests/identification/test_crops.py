@@ -40,6 +40,17 @@ def test_mask_hides_the_neighbour() -> None:
     assert (crop[:, :31] == [255, 0, 0]).all()
 
 
+def test_everything_outside_the_mask_is_background() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    mask = rng.random((40, 40)) > 0.5
+    crop = crop_object(
+        image, np.array([4, 4, 36, 36], np.float32), size=32, mask=mask, margin=0, background=90
+    )
+    expected = np.where(mask[..., None], image, np.uint8(90))[4:36, 4:36]
+    np.testing.assert_array_equal(crop, expected)
+
+
 @pytest.mark.parametrize("box", [(-50, -50, 10, 10), (190, 90, 260, 140), (500, 500, 600, 600), (5, 5, 5, 5)])
 def test_boxes_over_the_border_are_padded(box: tuple[int, int, int, int]) -> None:
     assert crop_object(striped(), np.array(box, np.float32), size=32).shape == (32, 32, 3)

@@ -136,3 +136,14 @@ def test_tote_takes_no_pixel_from_its_objects() -> None:
     assert together.scores.tolist() == alone.scores.tolist() == pytest.approx([0.8, 0.7])
     assert np.array_equal(together.instance_mask, alone.instance_mask)
     assert np.array_equal(together.boxes, alone.boxes)
+
+
+@pytest.mark.parametrize("chosen", [[], [1], [0, 2]])
+def test_chosen_candidates_keep_what_belongs_to_them(chosen) -> None:
+    scores, labels, logits = random_candidates(2, count=3)
+    letterbox = Letterbox.fit((96, 128), (96, 128))
+    some = Candidates(scores, labels, logits, letterbox).where(np.isin(np.arange(3), chosen))
+    assert some.scores.tolist() == scores[chosen].tolist()
+    assert some.labels.tolist() == labels[chosen].tolist()
+    np.testing.assert_array_equal(some.mask_logits, logits[chosen])
+    assert some.letterbox == letterbox

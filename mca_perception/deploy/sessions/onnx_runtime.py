@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from mca_perception.deploy.bundle import Bundle
 from mca_perception.deploy.engine_cache import EngineCache, EngineKey, file_digest, processor
 from mca_perception.deploy.manifest import TensorSpec
 from mca_perception.deploy.sessions.base import Arrays, GraphSession, SessionOptions
+from mca_perception.deploy.sessions.denormals import denormals_as_zero
+from mca_perception.deploy.sessions.shape_profiles import OfUsualShapes, Shapes, usual_shapes_of
 from mca_perception.errors import BundleError
 
 __all__ = ["CPU", "CUDA", "OnnxSession", "open_cpu", "open_cuda", "open_graph", "why_no_cpu", "why_no_cuda"]
@@ -25,7 +28,7 @@ _DTYPES = {"float": "float32", "float16": "float16", "double": "float64"}
 
 
 class OnnxSession(GraphSession):
-    """A graph in ONNX Runtime.
+    """A graph in ONNX Runtime; shapes that are known to be usual have a session of their own.
 
     Attributes:
         providers: execution providers in use, best first.
@@ -40,6 +43,7 @@ class OnnxSession(GraphSession):
         providers: Sequence[str] | None = None,
         intra_op_threads: int | None = None,
         cache: EngineCache | None = None,
+        usual_shapes: Sequence[Shapes] = (),
     ) -> None:
         """Load a graph.
 
@@ -48,6 +52,7 @@ class OnnxSession(GraphSession):
             providers: execution providers, best first; by default CUDA where it is available, then CPU.
             intra_op_threads: threads of one operator; by default one per core.
             cache: keeps the graph as this runtime has optimised it for this processor; CPU only.
+            usual_shapes: input shapes for which the graph is loaded once more, when they first come; CPU only.
 
         Raises:
             BundleError: the file is missing or not a graph that this ONNX Runtime can run, or a provider that
@@ -61,30 +66,48 @@ class OnnxSession(GraphSession):
                 "install the matching onnxruntime package or choose another provider"
             )
         chosen = list(providers or [name for name in _DEFAULT_PROVIDERS if name in available])
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if intra_op_threads is not None:
-            options.intra_op_num_threads = intra_op_threads
-        try:
-            model = os.fspath(path) if cache is None or chosen != [CPU] else _optimised(path, cache)
-            if isinstance(model, bytes):
-                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            self._session = ort.InferenceSession(model, options, providers=chosen)
-        except BundleError:
-            raise
-        except Exception as error:  # ONNX Runtime's errors have no common base of their own
-            raise BundleError(
-                f"ONNX Runtime {ort.__version__} cannot load {path}: {error}; export it again"
-            ) from error
+        self._path, self._threads = path, intra_op_threads
+        self._cache = cache if chosen == [CPU] else None
+        self._session = self._open(chosen, {})
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self.device = "CPU" if self.providers[0] == CPU else self.providers[0]
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self._of_usual_shapes = OfUsualShapes(usual_shapes if chosen == [CPU] else (), self._open_for)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run the graph; see :meth:`.GraphSession.run`."""
-        outputs = self._session.run(None, self._contiguous(inputs))
+        arrays = self._contiguous(inputs)
+        session = self._of_usual_shapes.get(arrays) or self._session
+        with denormals_as_zero():
+            outputs = session.run(None, arrays)
         return dict(zip(self.output_names, outputs, strict=True))
+
+    def _open_for(self, shapes: Shapes) -> ort.InferenceSession:
+        sides = {
+            side: length
+            for spec in self.inputs
+            for side, length in zip(spec.shape, shapes[spec.name], strict=True)
+            if isinstance(side, str)
+        }
+        return self._open([CPU], sides)
+
+    def _open(self, providers: list[str], sides: Mapping[str, int]) -> ort.InferenceSession:
+        """Load the graph; dynamic sides in ``sides`` get this length, others keep any."""
+        try:
+            options = _options(sides)
+            if self._threads is not None:
+                options.intra_op_num_threads = self._threads
+            if self._cache is None:
+                return _load(os.fspath(self._path), options, providers)
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            return _load(_optimised(self._path, self._cache, sides), options, providers)
+        except BundleError:
+            raise
+        except Exception as error:  # ONNX Runtime's errors have no common base of their own
+            raise BundleError(
+                f"ONNX Runtime {ort.__version__} cannot load {self._path}: {error}; export it again"
+            ) from error
 
 
 def why_no_cpu() -> str | None:
@@ -106,6 +129,7 @@ def open_graph(bundle: Bundle, graph: str, options: SessionOptions) -> OnnxSessi
         providers=options.providers or None,
         intra_op_threads=options.threads,
         cache=options.cache,
+        usual_shapes=usual_shapes_of(bundle, graph),
     )
 
 
@@ -135,21 +159,40 @@ def _spec(node: Any) -> TensorSpec:
     return TensorSpec(name=node.name, dtype=_DTYPES.get(kind, kind), shape=shape)
 
 
-def _optimised(path: str | os.PathLike[str], cache: EngineCache) -> bytes:
-    """The graph as optimised for this processor, from the cache or put there."""
+def _options(sides: Mapping[str, int]) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Threads that wait actively take the cores from everything else on the robot, and from each other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    for side, length in sides.items():
+        options.add_free_dimension_override_by_name(side, length)
+    return options
+
+
+def _load(model: str | bytes, options: ort.SessionOptions, providers: list[str]) -> ort.InferenceSession:
+    # The process's first session sets the calling thread's arithmetic for good, hence the frame around it. The
+    # optimisation left out makes Gemm of products before int8 can be recognised in them, and gains nothing in float32.
+    with denormals_as_zero():
+        return ort.InferenceSession(
+            model, options, providers=providers, disabled_optimizers=["MatMulAddFusion"]
+        )
+
+
+def _optimised(path: str | os.PathLike[str], cache: EngineCache, sides: Mapping[str, int]) -> bytes:
+    """The graph as optimised for this processor and these lengths, from the cache or put there."""
     key = EngineKey(
         model=file_digest(path),
         builder=f"onnxruntime {ort.__version__}",
         device=processor(),
         precision="as exported",
-        profile="any",
+        profile=json.dumps(sides, sort_keys=True) if sides else "any",
     )
 
     def build(target: str) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options = _options(sides)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = target
-        ort.InferenceSession(os.fspath(path), options, providers=[CPU])
+        _load(os.fspath(path), options, [CPU])
 
     return cache.get_or_build(key, build)

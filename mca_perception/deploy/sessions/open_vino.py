@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from mca_perception.deploy.bundle import Bundle
 from mca_perception.deploy.engine_cache import EngineCache, EngineKey, file_digest, processor
 from mca_perception.deploy.manifest import TensorSpec
 from mca_perception.deploy.sessions.base import Arrays, GraphSession, SessionOptions
+from mca_perception.deploy.sessions.shape_profiles import OfUsualShapes, Shapes, usual_shapes_of
 from mca_perception.errors import BundleError
 
 __all__ = ["OpenVinoSession", "open_graph", "why_not"]
@@ -35,8 +37,22 @@ def _core() -> Any:
     return openvino.Core()
 
 
+class _Compiled:
+    """A compiled graph; every thread has a request of its own."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+        self._of_thread = threading.local()
+
+    def request(self) -> Any:
+        request = getattr(self._of_thread, "request", None)
+        if request is None:
+            request = self._of_thread.request = self.graph.create_infer_request()
+        return request
+
+
 class OpenVinoSession(GraphSession):
-    """A graph compiled by OpenVINO; every thread has a request of its own."""
+    """A graph compiled by OpenVINO; shapes that are known to be usual have a compiled graph of their own."""
 
     backend: ClassVar[str] = "openvino"
 
@@ -47,6 +63,7 @@ class OpenVinoSession(GraphSession):
         precision: str = "f32",
         intra_op_threads: int | None = None,
         cache: EngineCache | None = None,
+        usual_shapes: Sequence[Shapes] = (),
     ) -> None:
         """Compile a graph, or take it from the cache.
 
@@ -56,51 +73,27 @@ class OpenVinoSession(GraphSession):
                 chooses by itself on processors that have it.
             intra_op_threads: threads; by default one per core.
             cache: keeps the compiled graph.
+            usual_shapes: input shapes for which the graph is compiled once more, when they first come.
 
         Raises:
             BundleError: OpenVINO cannot read or compile the graph.
         """
-        import openvino
-
-        core = _core()
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        if intra_op_threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = intra_op_threads
-        try:
-            if cache is None:
-                compiled = core.compile_model(path, "CPU", settings)
-            else:
-                key = EngineKey(
-                    file_digest(path),
-                    f"openvino {openvino.__version__}",
-                    processor(),
-                    precision,
-                    f"any, threads {intra_op_threads or 'all'}",
-                )
-
-                def build(target: str) -> None:
-                    stream = io.BytesIO()
-                    core.compile_model(path, "CPU", settings).export_model(stream)
-                    Path(target).write_bytes(stream.getvalue())
-
-                compiled = core.import_model(io.BytesIO(cache.get_or_build(key, build)), "CPU", settings)
-        except RuntimeError as error:
-            raise BundleError(
-                f"OpenVINO {openvino.__version__} cannot run {path}: {str(error).strip()[:500]}; export it again, or "
-                "choose onnxruntime-cpu"
-            ) from error
-        self._compiled = compiled
-        self._of_thread = threading.local()
-        self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._path, self._precision, self._cache = path, precision, cache
+        self._settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            **({} if intra_op_threads is None else {"INFERENCE_NUM_THREADS": intra_op_threads}),
+        }
+        self._of_any_shape = self._compile({})
+        self._of_usual_shapes = OfUsualShapes(usual_shapes, self._compile)
+        self.inputs = tuple(_spec(port) for port in self._of_any_shape.graph.inputs)
+        self.outputs = tuple(_spec(port) for port in self._of_any_shape.graph.outputs)
         self.device = f"CPU ({precision})"
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run the graph; see :meth:`.GraphSession.run`."""
         arrays = self._contiguous(inputs)
-        request = getattr(self._of_thread, "request", None)
-        if request is None:
-            request = self._of_thread.request = self._compiled.create_infer_request()
+        request = (self._of_usual_shapes.get(arrays) or self._of_any_shape).request()
         try:
             # Inputs are read in place; outputs are copied, since the request reuses their memory.
             request.infer(arrays, share_inputs=True)
@@ -108,6 +101,44 @@ class OpenVinoSession(GraphSession):
             shapes = {name: array.shape for name, array in arrays.items()}
             raise ValueError(f"the graph cannot run on {shapes}: {str(error).strip()[:300]}") from error
         return {name: np.array(request.get_output_tensor(i).data) for i, name in enumerate(self.output_names)}
+
+    def _compile(self, shapes: Shapes) -> _Compiled:
+        """Compile the graph for inputs of these shapes, or of any, or take it from the cache."""
+        import openvino
+
+        core = _core()
+
+        def compiled() -> Any:
+            if not shapes:
+                return core.compile_model(self._path, "CPU", self._settings)
+            model = core.read_model(self._path)
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+            return core.compile_model(model, "CPU", self._settings)
+
+        def build(target: str) -> None:
+            stream = io.BytesIO()
+            compiled().export_model(stream)
+            Path(target).write_bytes(stream.getvalue())
+
+        try:
+            if self._cache is None:
+                return _Compiled(compiled())
+            threads = self._settings.get("INFERENCE_NUM_THREADS", "all")
+            key = EngineKey(
+                file_digest(self._path),
+                f"openvino {openvino.__version__}",
+                processor(),
+                self._precision,
+                f"{json.dumps(shapes, sort_keys=True) if shapes else 'any'}, threads {threads}",
+            )
+            engine = io.BytesIO(self._cache.get_or_build(key, build))
+            return _Compiled(core.import_model(engine, "CPU", self._settings))
+        except RuntimeError as error:
+            reason = str(error).strip()[:500]
+            raise BundleError(
+                f"OpenVINO {openvino.__version__} cannot run {self._path}: {reason}; export it again, or choose "
+                "onnxruntime-cpu"
+            ) from error
 
 
 def why_not() -> str | None:
@@ -119,7 +150,12 @@ def why_not() -> str | None:
 
 def open_graph(bundle: Bundle, graph: str, options: SessionOptions) -> OpenVinoSession:
     """Open a graph of a bundle, in the arithmetic that it states."""
-    return OpenVinoSession(bundle.path_of(graph), intra_op_threads=options.threads, cache=options.cache)
+    return OpenVinoSession(
+        bundle.path_of(graph),
+        intra_op_threads=options.threads,
+        cache=options.cache,
+        usual_shapes=usual_shapes_of(bundle, graph),
+    )
 
 
 def _spec(port: Any) -> TensorSpec:

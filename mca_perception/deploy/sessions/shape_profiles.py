@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+from numpy.typing import NDArray
 
 from mca_perception.deploy.bundle import Bundle
 from mca_perception.deploy.manifest import Manifest, TensorSpec
 from mca_perception.errors import BundleError
 
-__all__ = ["MAX_CROPS", "TYPICAL_CROPS", "Profile", "profiles_of"]
+__all__ = [
+    "MAX_CROPS",
+    "TYPICAL_CROPS",
+    "OfUsualShapes",
+    "Profile",
+    "Shapes",
+    "profiles_of",
+    "usual_shapes_of",
+]
 
 MAX_CROPS = 64
 """Crops that a pipeline passes at once, at most."""
@@ -18,6 +30,10 @@ TYPICAL_CROPS = 8
 """Number of crops that engines are tuned for."""
 
 Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+"""Shapes by the name of a graph's input."""
+
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,51 @@ class Profile:
     def as_lists(self) -> dict[str, list[list[int]]]:
         """For keys and messages."""
         return {name: [list(shape) for shape in shapes] for name, shapes in sorted(self.shapes.items())}
+
+
+class OfUsualShapes(Generic[Opened]):
+    """What a back end opens for single shapes, each when it comes for the first time; safe in several threads."""
+
+    def __init__(self, usual: Sequence[Shapes], open_for: Callable[[Shapes], Opened]) -> None:
+        """Open nothing yet.
+
+        Args:
+            usual: the shapes of all inputs that are worth it.
+            open_for: opens the graph for such shapes.
+        """
+        self._usual = [dict(shapes) for shapes in usual]
+        self._open_for = open_for
+        self._opened: dict[frozenset[tuple[str, Shape]], Opened] = {}
+        self._lock = Lock()
+
+    def get(self, arrays: Mapping[str, NDArray[Any]]) -> Opened | None:
+        """What was opened for the shapes of these inputs; None when they are not usual."""
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if shapes not in self._usual:
+            return None
+        key = frozenset(shapes.items())
+        with self._lock:
+            if key not in self._opened:
+                self._opened[key] = self._open_for(shapes)
+            return self._opened[key]
+
+
+def usual_shapes_of(bundle: Bundle, graph: str) -> list[Shapes]:
+    """Shapes of a graph's inputs that come with every image, where height and width would be free.
+
+    What a runtime finds out from them, such as the interpolated position table, it need not compute for every image.
+    """
+    if all(isinstance(side, int) for t in bundle.manifest.graphs[graph].inputs for side in t.shape[1:]):
+        return []
+    try:
+        profiles = profiles_of(bundle, graph)
+    except BundleError:  # the manifest does not tell
+        return []
+    return [
+        {name: lowest for name, (lowest, _, _) in profile.shapes.items()}
+        for profile in profiles
+        if all(lowest == highest for lowest, _, highest in profile.shapes.values())
+    ]
 
 
 def profiles_of(bundle: Bundle, graph: str) -> list[Profile]:

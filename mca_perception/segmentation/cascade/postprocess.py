@@ -95,6 +95,12 @@ class BoxCandidates:
             self.scores[:count], self.labels[:count], self.boxes[:count], self.masks[:count], self.letterbox
         )
 
+    def where(self, chosen: NDArray[np.bool_]) -> BoxCandidates:
+        """Return those that ``chosen [M]`` names."""
+        return BoxCandidates(
+            self.scores[chosen], self.labels[chosen], self.boxes[chosen], self.masks[chosen], self.letterbox
+        )
+
     def windows(self) -> Iterator[Window]:
         """Windows of the original image with values above 0 where the mask is."""
         boxes = self.letterbox.to_image(self.boxes)

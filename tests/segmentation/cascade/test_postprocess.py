@@ -96,3 +96,11 @@ def test_low_scores_are_left_out() -> None:
     assert len(candidates.above(0.85)) == 1
     assert len(candidates.above(0.95)) == 0
     assert len(to_objects(candidates.above(0.95), ("Object", "Tote"))) == 0
+
+
+def test_chosen_candidates_keep_what_belongs_to_them() -> None:
+    candidates, _ = ellipse_candidates(Letterbox.fit(SIZE, SIZE))
+    (expected,) = list(candidates.windows())[1:]
+    (found,) = candidates.where(np.array([False, True])).windows()
+    assert found[:2] == expected[:2]
+    np.testing.assert_array_equal(found[2], expected[2])
