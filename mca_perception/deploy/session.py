@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from mca_perception.deploy.bundle import Bundle
@@ -21,7 +21,7 @@ class Sessions(dict[str, Session]):
         choice: the back end, and why it and not another.
     """
 
-    def __init__(self, choice: Choice, sessions: dict[str, GraphSession]) -> None:
+    def __init__(self, choice: Choice, sessions: Mapping[str, Session]) -> None:
         super().__init__(sessions)
         self.choice = choice
 

@@ -11,6 +11,7 @@ from mca_perception.ros.descriptions import LAUNCHES, LaunchError
 from mca_perception.ros.heartbeats import heartbeat_watch
 from mca_perception.ros.processes import ProcessGroup
 from mca_perception.ros.transport import configure_transport
+from mca_perception.ros.views import check_installed
 
 __all__ = ["bring_up", "parse_assignments"]
 
@@ -39,11 +40,12 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
         0 after a normal end or Ctrl-C; else the exit code of the process that failed, 1 for a signal.
 
     Raises:
-        LaunchError: the description or an argument does not exist.
+        LaunchError: the description or an argument does not exist, or a program to look with is not installed.
     """
     if launch not in LAUNCHES:
         raise LaunchError(f"launch description {launch!r} does not exist; there are: {', '.join(LAUNCHES)}")
     nodes = LAUNCHES[launch][1](arguments)
+    check_installed(nodes)
     configure_transport()
     lock = threading.Lock()
 

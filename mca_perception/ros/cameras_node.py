@@ -6,17 +6,13 @@ They share the sessions, so the backbone is in memory once, and take turns: a fa
 from __future__ import annotations
 
 import re
-import sys
 from typing import Any
 
-from rclpy.node import Node
-from rclpy.parameter import Parameter
-
 from mca_perception.errors import McaError
+from mca_perception.ros.node_container import NodeContainer, run_container
+from mca_perception.ros.node_descriptions import NodeDescription, camera_topics
 from mca_perception.ros.parameters import NodeParameters
 from mca_perception.ros.perception_node import PerceptionNode
-from mca_perception.ros.runner import Spinner, run_node
-from mca_perception.ros.turns import Turns
 
 __all__ = ["CamerasNode", "main"]
 
@@ -24,12 +20,8 @@ MAX_CAMERAS = 32
 _SHARED = ("model", "gallery", "session", "frame_policy", "tracking")
 
 
-class CamerasNode(Node):
-    """Holds the perception nodes; parameters are described in ``docs/ros.md``.
-
-    Attributes:
-        nodes: one per camera.
-    """
+class CamerasNode(NodeContainer):
+    """Holds the perception nodes; parameters are described in ``docs/ros.md``."""
 
     def __init__(self, **options: Any) -> None:
         """Make the nodes; they load nothing yet.
@@ -41,34 +33,18 @@ class CamerasNode(Node):
         self.parameters = NodeParameters(self, "cameras")
         cameras, images = list(self.parameters["cameras"]), list(self.parameters["images"])
         _check(cameras, images)
-        turns = Turns()
-        overrides = [Parameter(name, value=self.parameters[name]) for name in _SHARED]
-        self.nodes = [
-            PerceptionNode(
-                turns=turns,
-                namespace=f"{self.get_namespace().rstrip('/')}/{camera}",
-                use_global_arguments=False,
-                parameter_overrides=overrides,
-                cli_args=_remappings(images[number]) if images else None,
+        shared = {name: self.parameters[name] for name in _SHARED}
+        batch = self.parameters["batch"]
+        # The sessions themselves take turns then, graph by graph.
+        sharing = {"turns": None, "batch": batch} if batch > 1 else {}
+        for camera, image in zip(cameras, images or [""] * len(cameras), strict=True):
+            namespace = f"{self.get_namespace().rstrip('/')}/{camera}"
+            topics = camera_topics(image)
+            self.hold(
+                PerceptionNode,
+                NodeDescription("perception_node", namespace, "perception", shared, topics),
+                **sharing,
             )
-            for number, camera in enumerate(cameras)
-        ]
-
-    def close(self) -> None:
-        """Stop all of them."""
-        for node in self.nodes:
-            node.close()
-            node.destroy_node()
-
-
-def _remappings(image: str) -> list[str]:
-    beside = image.rpartition("/")[0]
-    topics = {
-        "image": image,
-        "image/compressed": f"{image}/compressed",
-        "camera_info": f"{beside}/camera_info",
-    }
-    return ["--ros-args", *(word for name, topic in topics.items() for word in ("-r", f"{name}:={topic}"))]
 
 
 def _check(cameras: list[str], images: list[str]) -> None:
@@ -83,17 +59,9 @@ def _check(cameras: list[str], images: list[str]) -> None:
         )
 
 
-def _run(node: CamerasNode, spinner: Spinner) -> int:
-    for perception in node.nodes:
-        spinner.add(perception)
-        perception.start()
-    spinner.spin_until(lambda: False)
-    return 0
-
-
 def main() -> None:
     """Run the nodes until interrupted."""
-    sys.exit(run_node(CamerasNode, _run))
+    run_container(CamerasNode)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from mca_perception.ros.images import bytes_field, to_image_message
 __all__ = [
     "FrameInfo",
     "best_first",
+    "defect_of",
     "products_of",
     "stamp_ns",
     "time_message",
@@ -51,6 +52,7 @@ __all__ = [
     "to_label_info",
     "to_object_points",
     "to_perceived_objects",
+    "to_products",
 ]
 
 _STEPS = ("letterbox", "backbone", "segmentation", "postprocess", "identification")
@@ -97,6 +99,11 @@ def products_of(objects: Objects, i: int) -> list[tuple[str, float]]:
         return []
     scores = objects.product_scores[i]
     return [(product, float(score)) for product, score in zip(objects.product_ids[i], scores, strict=False)]
+
+
+def to_products(objects: Objects, i: int) -> list[ProductHypothesis]:
+    """Products of object ``i``, best first."""
+    return [ProductHypothesis(product_id=product, score=score) for product, score in products_of(objects, i)]
 
 
 def to_perceived_objects(
@@ -247,17 +254,15 @@ def _perceived_object(
         bbox=_box(objects.boxes[i]),
         area=area,
         centroid=Point2D(x=centroid[0], y=centroid[1]),
-        products=[
-            ProductHypothesis(product_id=product, score=score) for product, score in products_of(objects, i)
-        ],
-        defect=_defect(objects, i, rule),
+        products=to_products(objects, i),
+        defect=defect_of(objects, i, rule),
         has_pose_3d=surface is not None,
         bbox_3d=BoundingBox3D() if surface is None else _box_3d(surface.box),
     )
 
 
-def _defect(objects: Objects, i: int, rule: DefectRule | None) -> DefectAssessment:
-    """NOT_ASSESSED, the message's default, where defects were not judged."""
+def defect_of(objects: Objects, i: int, rule: DefectRule | None) -> DefectAssessment:
+    """Whether object ``i`` is defective; NOT_ASSESSED, the message's default, where that was not judged."""
     if objects.defects is None or rule is None or np.isnan(objects.defects[i]).any():
         return DefectAssessment()
     return to_assessment(objects.defects[i], rule)

@@ -5,11 +5,22 @@ Imports neither rclpy nor launch, so that ``mca up --list-arguments`` works anyw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from mca_perception.errors import McaError
+from mca_perception.ros.node_descriptions import (
+    RESPAWN_DELAY_S,
+    LaunchArgument,
+    LaunchError,
+    NodeDescription,
+    camera_topics,
+    in_order,
+    number,
+    resolve_arguments,
+)
+from mca_perception.ros.task_descriptions import task_descriptions
+from mca_perception.ros.views import VIEWS, view_nodes
 
 __all__ = [
     "LAUNCHES",
@@ -24,47 +35,8 @@ __all__ = [
     "retrieval",
 ]
 
-RESPAWN_DELAY_S = 1.0
-"""Seconds before a node that has ended is started again."""
-
-
-class LaunchError(McaError, ValueError):
-    """A launch argument does not exist or has no such value."""
-
-
-@dataclass(frozen=True)
-class LaunchArgument:
-    """An argument of a launch description."""
-
-    name: str
-    default: str
-    description: str
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class NodeDescription:
-    """One process.
-
-    Attributes:
-        executable: name of the installed executable; also of the module in ``mca_perception.ros``.
-        parameters: values that differ from the schema's defaults.
-        remappings: (from, to) topic names.
-        ends_launch: its end ends all the others.
-        respawn: it is started again after a signal ended it (a crash, a kill), and by `mca up` also when it hangs. An
-            exit code of its own is an answer, and ends the launch.
-        heartbeat_s: it hangs when it has said nothing on ``/diagnostics`` for so many seconds; 0 never.
-    """
-
-    executable: str
-    namespace: str
-    name: str
-    parameters: dict[str, Any] = field(default_factory=dict)
-    remappings: tuple[tuple[str, str], ...] = ()
-    ends_launch: bool = False
-    respawn: bool = False
-    heartbeat_s: float = 0.0
-
+SOURCE_FRAME = "camera"
+"""Frame of the source's images where none is recorded."""
 
 ARMBENCH_ARGUMENTS = (
     LaunchArgument("namespace", "perception", "Namespace of all nodes; one per camera."),
@@ -95,6 +67,15 @@ ARMBENCH_ARGUMENTS = (
     LaunchArgument("score_threshold", "-1.0", "Objects below this score are left out. -1: as calibrated."),
     LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
     LaunchArgument(
+        "tasks",
+        "together",
+        "One node for everything; or a node per task, all in one container process or in separate ones.",
+        ("together", "container", "separate"),
+    ),
+    LaunchArgument(
+        "defects", "false", "With a node per task: whether one judges defects.", ("true", "false")
+    ),
+    LaunchArgument(
         "respawn", "true", "Start the perception node again when it crashes or hangs.", ("true", "false")
     ),
     LaunchArgument(
@@ -102,24 +83,14 @@ ARMBENCH_ARGUMENTS = (
     ),
     LaunchArgument("viewer", "false", "Whether to start the table of results.", ("true", "false")),
     LaunchArgument("out", "", "Folder in which the viewer keeps overlays and summary.json."),
+    LaunchArgument(
+        "view",
+        "none",
+        "What to look with: rviz, foxglove (Foxglove's bridge), or web (our own server for Foxglove).",
+        VIEWS,
+    ),
+    LaunchArgument("view_port", "8765", "Port that foxglove and web listen on."),
 )
-
-
-def resolve_arguments(declared: tuple[LaunchArgument, ...], given: Mapping[str, str]) -> dict[str, str]:
-    """Values of all arguments: those given, else the defaults.
-
-    Raises:
-        LaunchError: an argument is not declared, or its value is not one of its choices.
-    """
-    known = {argument.name: argument for argument in declared}
-    for name, value in given.items():
-        if name not in known:
-            raise LaunchError(f"launch argument {name!r} does not exist; there are: {', '.join(known)}")
-        if known[name].choices and value not in known[name].choices:
-            raise LaunchError(
-                f"launch argument {name} is {value!r}; choose one of {', '.join(known[name].choices)}"
-            )
-    return {name: given.get(name, argument.default) for name, argument in known.items()}
 
 
 def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
@@ -139,25 +110,7 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
     policy = values["frame_policy"]
     if policy == "auto":
         policy = "freshest" if camera else "every_frame"
-    image = values["image"]
-    nodes = [
-        NodeDescription(
-            "perception_node",
-            namespace,
-            "perception",
-            parameters={
-                "model": values["model"],
-                "gallery": values["gallery"],
-                "frame_policy": policy,
-                "score_threshold": _number("score_threshold", values),
-                "tracking": values["tracking"] == "true",
-                "camera_info_file": values["camera_info_file"],
-            },
-            remappings=_camera_topics(image, values["depth"], values["camera_info"]),
-            respawn=values["respawn"] == "true",
-            heartbeat_s=_number("heartbeat_s", values),
-        )
-    ]
+    nodes = _perceiving(values, namespace, policy)
     with_viewer = values["viewer"] == "true"
     if values["source"]:
         nodes.append(
@@ -168,10 +121,11 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
                 parameters={
                     "source": values["source"],
                     "topic": values["topic"],
-                    "rate_hz": _number("rate_hz", values),
-                    "max_frames": int(_number("max_frames", values)),
+                    "rate_hz": number("rate_hz", values),
+                    "max_frames": int(number("max_frames", values)),
                     "loop": values["loop"] == "true",
                     "encoding": values["encoding"],
+                    "wait_for_perception": True,
                     "wait_for_consumers": int(with_viewer),
                 },
                 ends_launch=not with_viewer,
@@ -180,7 +134,42 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
     if with_viewer:
         parameters = {"out": values["out"], "truth": "" if camera else values["source"]}
         nodes.append(NodeDescription("viewer_node", namespace, "viewer", parameters, ends_launch=True))
-    return nodes
+    frame = SOURCE_FRAME if values["source"] else ""
+    return [*nodes, *_view(values, [namespace], frame)]
+
+
+def _perceiving(values: Mapping[str, str], namespace: str, policy: str) -> list[NodeDescription]:
+    """The node that perceives, or the nodes that do so task by task."""
+    parameters: dict[str, Any] = {
+        "model": values["model"],
+        "gallery": values["gallery"],
+        "frame_policy": policy,
+        "score_threshold": number("score_threshold", values),
+        "tracking": values["tracking"] == "true",
+        "camera_info_file": values["camera_info_file"],
+    }
+    respawn, heartbeat_s = values["respawn"] == "true", number("heartbeat_s", values)
+    if values["tasks"] == "together":
+        return [
+            NodeDescription(
+                "perception_node",
+                namespace,
+                "perception",
+                parameters=parameters,
+                remappings=camera_topics(values["image"], values["depth"], values["camera_info"]),
+                respawn=respawn,
+                heartbeat_s=heartbeat_s,
+                lifecycle=True,
+            )
+        ]
+    tasks = ["segmentation", *(["identification"] if values["gallery"] else [])]
+    tasks += ["defects"] if values["defects"] == "true" else []
+    if values["tasks"] == "container":
+        parameters |= {"tasks": tasks, "image": values["image"]}
+        return [NodeDescription("tasks_node", namespace, "tasks", parameters=parameters, respawn=respawn)]
+    places = {name: values[name] for name in ("image", "depth", "camera_info")}
+    chain = task_descriptions(namespace, tasks, parameters, **places)
+    return in_order([replace(node, respawn=respawn) for node in chain], namespace)
 
 
 CRISIS_ARGUMENTS = (
@@ -207,6 +196,7 @@ def crisis(arguments: Mapping[str, str]) -> list[NodeDescription]:
             "crisis",
             parameters={"model": values["model"]},
             remappings=(("posts", values["posts"]),) if values["posts"] else (),
+            lifecycle=True,
         )
     ]
 
@@ -231,7 +221,7 @@ def retrieval(arguments: Mapping[str, str]) -> list[NodeDescription]:
     values = resolve_arguments(RETRIEVAL_ARGUMENTS, arguments)
     parameters = {name: values[name] for name in ("store", "model", "back_end")}
     namespace = "/" + values["namespace"].strip("/")
-    return [NodeDescription("retrieval_node", namespace, "retrieval", parameters=parameters)]
+    return [NodeDescription("retrieval_node", namespace, "retrieval", parameters=parameters, lifecycle=True)]
 
 
 MULTI_CAMERA_ARGUMENTS = (
@@ -247,11 +237,29 @@ MULTI_CAMERA_ARGUMENTS = (
         ("freshest", "every_frame"),
     ),
     LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
+    LaunchArgument(
+        "batch",
+        "1",
+        "Rows of different cameras that go through the shared model at once; more than 1 pays on a GPU.",
+    ),
+    LaunchArgument(
+        "processes",
+        "shared",
+        "One process for all cameras, which share the model, or separate ones, which share nothing.",
+        ("shared", "separate"),
+    ),
+    LaunchArgument(
+        "view",
+        "none",
+        "What to look with: rviz, foxglove (Foxglove's bridge), or web (our own server for Foxglove).",
+        VIEWS,
+    ),
+    LaunchArgument("view_port", "8765", "Port that foxglove and web listen on."),
 )
 
 
 def multi_camera(arguments: Mapping[str, str]) -> list[NodeDescription]:
-    """One process with a perception node per camera; they share the model and take turns.
+    """A perception node per camera: in one process, on one model and in turns; or in processes of their own.
 
     Args:
         arguments: values by name; the others keep their defaults.
@@ -265,39 +273,40 @@ def multi_camera(arguments: Mapping[str, str]) -> list[NodeDescription]:
     )
     if images and len(images) != len(cameras):
         raise LaunchError(f"launch argument images names {len(images)} topics for {len(cameras)} cameras")
-    return [
-        NodeDescription(
-            "cameras_node",
-            "/" + values["namespace"].strip("/"),
-            "cameras",
-            parameters={
-                "cameras": cameras,
-                **({"images": images} if images else {}),
-                **{name: values[name] for name in ("model", "gallery", "frame_policy")},
-                "tracking": values["tracking"] == "true",
-            },
-            respawn=True,
+    namespace = "/" + values["namespace"].strip("/")
+    namespaces = [f"{namespace}/{camera}" for camera in cameras]
+    common = {
+        **{name: values[name] for name in ("model", "gallery", "frame_policy")},
+        "tracking": values["tracking"] == "true",
+    }
+    if values["processes"] == "separate":
+        topics = images or [""] * len(cameras)
+        nodes = in_order(
+            [_camera(*place, common) for place in zip(namespaces, topics, strict=True)], namespace
         )
-    ]
+    else:
+        parameters = {"cameras": cameras, **({"images": images} if images else {}), **common}
+        parameters["batch"] = int(number("batch", values))
+        nodes = [NodeDescription("cameras_node", namespace, "cameras", parameters=parameters, respawn=True)]
+    return [*nodes, *_view(values, namespaces)]
 
 
-def _camera_topics(image: str, depth: str, camera_info: str) -> tuple[tuple[str, str], ...]:
-    """Remappings to a camera's topics; camera_info is published next to the images unless it is named."""
-    rules = []
-    if image:
-        beside = image.rpartition("/")[0]
-        rules += [("image", image), ("image/compressed", f"{image}/compressed")]
-        rules += [("camera_info", camera_info or f"{beside}/camera_info")]
-    elif camera_info:
-        rules += [("camera_info", camera_info)]
-    return tuple(rules + ([("depth", depth)] if depth else []))
+def _camera(namespace: str, image: str, parameters: Mapping[str, Any]) -> NodeDescription:
+    """The perception node of one camera, in a process of its own."""
+    return NodeDescription(
+        "perception_node",
+        namespace,
+        "perception",
+        parameters=dict(parameters),
+        remappings=camera_topics(image),
+        respawn=True,
+        lifecycle=True,
+    )
 
 
-def _number(name: str, values: Mapping[str, str]) -> float:
-    try:
-        return float(values[name])
-    except ValueError as error:
-        raise LaunchError(f"launch argument {name} is {values[name]!r}, it must be a number") from error
+def _view(values: Mapping[str, str], namespaces: Sequence[str], frame: str = "") -> list[NodeDescription]:
+    """What the arguments ``view`` and ``view_port`` ask for."""
+    return view_nodes(values["view"], namespaces, port=int(number("view_port", values)), frame=frame)
 
 
 LAUNCHES: dict[

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from mca_perception.deploy.bundle import ModelBundle
 from mca_perception.deploy.session import Sessions, open_sessions
+from mca_perception.deploy.sessions.batching import batching
 from mca_perception.deploy.sessions.selection import AUTOMATIC
 from mca_perception.errors import BundleError, GalleryError, McaError
 from mca_perception.geometry import PADDING_VALUE
 from mca_perception.identification.gallery import Gallery
 from mca_perception.objects import Objects
-from mca_perception.pipeline import PerceptionPipeline
+from mca_perception.pipeline import PerceptionPipeline, Tiling
 from mca_perception.pipeline.inspection import GRAPHS, DefectInspector
 from mca_perception.resources import resource_path
 from mca_perception.ros.defect_messages import DefectRule, rule_for
@@ -44,6 +45,7 @@ class Settings:
         identify: look objects up in the gallery.
         reject_unknown: leave objects without products when none is similar enough.
         inspect: judge whether objects are defective, where the model can.
+        tiling: further looks at crowded images.
     """
 
     score_threshold: float = -1.0
@@ -51,6 +53,7 @@ class Settings:
     identify: bool = True
     reject_unknown: bool = True
     inspect: bool = True
+    tiling: Tiling = field(default_factory=Tiling)
 
 
 class Engine:
@@ -74,6 +77,7 @@ class Engine:
         gallery: str | Path = "",
         session: str = AUTOMATIC,
         providers: Sequence[str] = (),
+        batch: int = 1,
     ) -> None:
         """Open a bundle, and a gallery when one is named.
 
@@ -82,6 +86,7 @@ class Engine:
             gallery: an existing gallery file; empty for none.
             session: what runs the graphs, by the names that :func:`.open_sessions` takes.
             providers: ONNX Runtime execution providers, best first; they take the place of ``session``.
+            batch: rows (images or crops) of several engines of this process that go through a graph at once.
 
         Raises:
             BundleError: the bundle is missing, altered, of another version, or does not segment; or what should run it
@@ -93,7 +98,7 @@ class Engine:
         settings = bundle.manifest.segmentation
         if settings is None:
             raise BundleError(f"model bundle {folder} does not segment; choose one that does")
-        sessions = _shared_sessions(bundle, session, tuple(providers))
+        sessions = _shared_sessions(bundle, session, tuple(providers), batch)
         self.gallery = (
             Gallery.open(gallery, model=bundle.embedding_fingerprint, create=False) if gallery else None
         )
@@ -134,13 +139,35 @@ class Engine:
         Raises:
             InvalidImageError: the image cannot be used.
         """
+        pipeline = self._configured(settings)
+        return pipeline.perceive(image, manifest=container.product_ids)
+
+    def look_closer(
+        self, image: NDArray[np.uint8], objects: Objects, container: Container, settings: Settings
+    ) -> Objects:
+        """Identify and inspect objects that another node has segmented.
+
+        Args:
+            image: uint8 ``[H, W, 3]`` RGB.
+            objects: of that image, with ``instance_mask``.
+            container: limits the products.
+            settings: thresholds and switches.
+        """
+        timings: dict[str, float] = {}
+        found = self._configured(settings).look_closer(
+            image, objects, manifest=container.product_ids, timings_ms=timings
+        )
+        return found.replace(timings_ms=timings)
+
+    def _configured(self, settings: Settings) -> PerceptionPipeline:
         pipeline = self.pipeline
         pipeline.score_threshold = self.threshold(settings.score_threshold)
         pipeline.top_k = settings.top_k
         pipeline.identifies = settings.identify and self._can_identify
         pipeline.reject_unknown = settings.reject_unknown
+        pipeline.tiling = settings.tiling
         pipeline.inspects = settings.inspect and self.inspector is not None
-        return pipeline.perceive(image, manifest=container.product_ids)
+        return pipeline
 
     def defect_rule(self, rate: float) -> DefectRule | None:
         """How defects of single objects are decided on at a false-positive rate; None for a model that sees none."""
@@ -233,15 +260,14 @@ _SESSIONS: WeakValueDictionary[tuple[Any, ...], Sessions] = WeakValueDictionary(
 _SESSIONS_LOCK = threading.Lock()
 
 
-def _shared_sessions(bundle: ModelBundle, session: str, providers: tuple[str, ...]) -> Sessions:
+def _shared_sessions(bundle: ModelBundle, session: str, providers: tuple[str, ...], batch: int) -> Sessions:
     """Sessions of a bundle; those already open in this process, where there are some: one backbone in memory."""
-    key = (bundle.fingerprint, session, providers)
+    key = (bundle.fingerprint, session, providers, batch)
     with _SESSIONS_LOCK:
         sessions = _SESSIONS.get(key)
         if sessions is None:
-            sessions = _SESSIONS[key] = open_sessions(
-                bundle, session=session, providers=list(providers) or None
-            )
+            sessions = open_sessions(bundle, session=session, providers=list(providers) or None)
+            _SESSIONS[key] = sessions = batching(sessions, max_rows=batch) if batch > 1 else sessions
         return sessions
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ["DEACTIVATED", "EVERY_FRAME", "FRESHEST", "QUEUE_FULL", "SUPERSEDED", "FrameQueue"]
+__all__ = ["DEACTIVATED", "EVERY_FRAME", "FRESHEST", "QUEUE_FULL", "SUPERSEDED", "FrameQueue", "Item"]
 
 FRESHEST = "freshest"
 EVERY_FRAME = "every_frame"

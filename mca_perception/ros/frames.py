@@ -7,11 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic
 
 from sensor_msgs.msg import CompressedImage, Image
 
 from mca_perception.ros.conversions import stamp_ns
-from mca_perception.ros.frame_policy import FrameQueue
+from mca_perception.ros.frame_policy import FrameQueue, Item
 from mca_perception.ros.statistics import Statistics
 
 __all__ = ["NO_CONTAINER", "Container", "FrameWorker", "Intake", "PendingFrame"]
@@ -91,10 +92,10 @@ class Intake:
         )
 
 
-class FrameWorker:
+class FrameWorker(Generic[Item]):
     """One thread that handles queued frames, so that inference never blocks the executor."""
 
-    def __init__(self, queue: FrameQueue[PendingFrame], handle: Callable[[PendingFrame], None]) -> None:
+    def __init__(self, queue: FrameQueue[Item], handle: Callable[[Item], None]) -> None:
         self._queue = queue
         self._handle = handle
         self._thread = threading.Thread(target=self._run, name="perception-worker", daemon=True)

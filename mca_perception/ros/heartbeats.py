@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from mca_perception.ros.descriptions import NodeDescription
+from mca_perception.ros.node_descriptions import NodeDescription
 
 __all__ = ["Heartbeats", "heartbeat_watch"]
 
@@ -54,13 +54,9 @@ def heartbeat_watch(nodes: Sequence[NodeDescription], on_silence: Callable[[str]
 
     Args:
         nodes: those with ``respawn`` and ``heartbeat_s`` are watched.
-        on_silence: called with the name of a node that hangs, on another thread.
+        on_silence: called with the full name of a node that hangs, on another thread.
     """
-    watched = {
-        f"{node.namespace.rstrip('/')}/{node.name}": node
-        for node in nodes
-        if node.respawn and node.heartbeat_s > 0
-    }
+    watched = {node.full_name: node for node in nodes if node.respawn and node.heartbeat_s > 0}
     if not watched:
         yield
         return
@@ -70,11 +66,7 @@ def heartbeat_watch(nodes: Sequence[NodeDescription], on_silence: Callable[[str]
 
     from mca_perception.ros import qos
 
-    beats = Heartbeats(
-        {name: node.heartbeat_s for name, node in watched.items()},
-        lambda name: on_silence(watched[name].name),
-        time.monotonic,
-    )
+    beats = Heartbeats({name: node.heartbeat_s for name, node in watched.items()}, on_silence, time.monotonic)
     context = rclpy.Context()
     rclpy.init(context=context, args=[])
     node = rclpy.create_node(

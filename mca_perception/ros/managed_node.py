@@ -59,11 +59,12 @@ class ManagedNode(LifecycleNode, ABC):
         parameters: of the node.
     """
 
-    def __init__(self, name: str, **options: Any) -> None:
+    def __init__(self, name: str, *, role: str = "", **options: Any) -> None:
         """Declare the parameters.
 
         Args:
             name: of the node and of its table of parameters.
+            role: what others look for on ``/diagnostics``; the name when not given.
             options: of the lifecycle node.
         """
         super().__init__(name, **options)
@@ -72,7 +73,7 @@ class ManagedNode(LifecycleNode, ABC):
             self, name, may_set=self._may_set, on_change=self._on_parameter, refuse=self._refuse
         )
         self._statistics = Statistics()
-        self._diagnostics = DiagnosticsPublisher(self, name)
+        self._diagnostics = DiagnosticsPublisher(self, role or name)
 
     @abstractmethod
     def _stop(self) -> None:

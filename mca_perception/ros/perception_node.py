@@ -6,24 +6,23 @@ Run it with ``python -m mca_perception.ros.perception_node --ros-args -p model:=
 from __future__ import annotations
 
 import importlib.util
-import threading
 import time
 from contextlib import AbstractContextManager
 from typing import Any
 
-from mca_perception_msgs.srv import SetContainer
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from mca_perception.errors import McaError
+from mca_perception.pipeline import Tiling
 from mca_perception.pipeline.camera_files import read_camera
+from mca_perception.ros.container_service import ContainerService
 from mca_perception.ros.defect_messages import rate_problem
 from mca_perception.ros.defect_services import InspectionServices
 from mca_perception.ros.depth_input import DepthInput
 from mca_perception.ros.diagnostics import PERIOD_S, perception_status
 from mca_perception.ros.engine import Engine, EngineSlot
 from mca_perception.ros.frame_policy import FrameQueue
-from mca_perception.ros.frames import NO_CONTAINER, FrameWorker, Intake, PendingFrame
+from mca_perception.ros.frames import FrameWorker, Intake, PendingFrame
 from mca_perception.ros.gallery_services import GalleryServices
 from mca_perception.ros.inputs import Inputs
 from mca_perception.ros.managed_node import LOG_EVERY_S, ManagedNode, run_managed, transition
@@ -42,26 +41,28 @@ _WATCH_S = 0.1
 class PerceptionNode(ManagedNode):
     """Perceives objects in images; see ``docs/ros.md`` for topics, services and parameters."""
 
-    def __init__(self, *, turns: AbstractContextManager[Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, *, turns: AbstractContextManager[Any] | None = None, batch: int = 1, **options: Any
+    ) -> None:
         """Declare the parameters.
 
         Args:
             turns: entered while the model works, where several nodes of a process share it.
+            batch: rows of several nodes of a process that go through a graph at once.
             options: of the lifecycle node.
         """
         self._engines: EngineSlot | None = None
         self._is_switching = False
         super().__init__("perception", **options)
         self._turns = turns
+        self._batch = batch
         self._outputs: Outputs | None = None
         self._depth = DepthInput()
         self._frames: FrameQueue[PendingFrame] | None = None
-        self._worker: FrameWorker | None = None
+        self._worker: FrameWorker[PendingFrame] | None = None
         self._processor: FrameProcessor | None = None
         self._inputs: Inputs | None = None
-        self._container = NO_CONTAINER
-        self._container_lock = threading.Lock()
-        self._service: Any = None
+        self._container: ContainerService | None = None
         self._service_threads: list[ServiceThread] = []
         self._reported: tuple[Any, ...] = ()
         self._next_report = 0.0
@@ -83,17 +84,18 @@ class PerceptionNode(ManagedNode):
         return super().on_configure(state)
 
     def _engine_options(self) -> dict[str, Any]:
-        return {name: self.parameters[name] for name in ("gallery", "session", "providers")}
+        options = {name: self.parameters[name] for name in ("gallery", "session", "providers")}
+        return {**options, "batch": self._batch}
 
     def _offer_services(self, engines: EngineSlot) -> None:
-        self._service = self.create_service(SetContainer, "set_container", self._set_container)
+        self._container = container = ContainerService(self, engines, report=self.report)
         services, loader = (ServiceThread(self, name, report=self.report) for name in ("services", "loader"))
         self._service_threads = [services, loader]
-        GalleryServices(services, engines, changed=self._recount_container)
+        GalleryServices(services, engines, changed=container.recount)
         PickServices(
             services,
             engines,
-            container=lambda: self._container,
+            container=lambda: container.container,
             settings=lambda: settings_from(self.parameters),
         )
         InspectionServices(services, engines, rate=lambda: float(self.parameters["defect_fpr"]))
@@ -102,7 +104,7 @@ class PerceptionNode(ManagedNode):
             engines,
             options=self._engine_options,
             frame=lambda: self._processor.last_image if self._processor else None,
-            container=lambda: self._container,
+            container=lambda: container.container,
             settings=lambda: settings_from(self.parameters),
             switched=self._hand_over,
         )
@@ -112,6 +114,8 @@ class PerceptionNode(ManagedNode):
         """Subscribe to the images and start the worker."""
         assert self._engines is not None
         assert self._outputs is not None
+        assert self._container is not None
+        container = self._container
         result = super().on_activate(state)
         self._publish_labels()
         frames: FrameQueue[PendingFrame] = FrameQueue(
@@ -122,7 +126,7 @@ class PerceptionNode(ManagedNode):
         intake = Intake(
             frames,
             self._statistics,
-            container=lambda: self._container,
+            container=lambda: container.container,
             now_ns=lambda: self.get_clock().now().nanoseconds,
         )
         processor = FrameProcessor(
@@ -151,54 +155,20 @@ class PerceptionNode(ManagedNode):
         for thread in self._service_threads:
             thread.close()
         self._service_threads.clear()
-        if self._service is not None:
-            self.destroy_service(self._service)
-            self._service = None
+        if self._container is not None:
+            self._container.close()
+            self._container = None
         if self._outputs is not None:
             self._outputs.close()
             self._outputs = None
         if self._engines is not None:
             self._engines.close()
             self._engines = None
-        self._container = NO_CONTAINER
 
     def _log_drop(self, cause: str, reason: str) -> None:
         self.get_logger().warning(f"frame dropped ({cause}): {reason}", throttle_duration_sec=LOG_EVERY_S)
 
     # Services, parameters, diagnostics
-
-    def _set_container(
-        self, request: SetContainer.Request, response: SetContainer.Response
-    ) -> SetContainer.Response:
-        assert self._engines is not None
-        try:
-            with self._engines.use() as engine, self._container_lock:
-                container, unknown = engine.container(request.container_id, list(request.product_ids))
-                self._container = container
-        except McaError as error:
-            response.message = str(error)
-            return response
-        except Exception as error:
-            self.report(error)
-            response.message = f"internal error: {error}"
-            return response
-        response.success = True
-        response.unknown_products = unknown
-        allowed = container.product_ids
-        response.message = (
-            "all products are allowed"
-            if allowed is None
-            else f"{len(allowed) - len(unknown)} of {len(allowed)} products are in the gallery"
-        )
-        return response
-
-    def _recount_container(self) -> None:
-        """Products of the container may have come into the gallery, or gone."""
-        assert self._engines is not None
-        with self._engines.use() as engine, self._container_lock:
-            container = self._container
-            if container.product_ids is not None:
-                self._container, _ = engine.container(container.container_id, container.product_ids)
 
     def _hand_over(self, path: str, change: str) -> None:
         """Another model has taken over: pass it on to the executor's thread."""
@@ -211,7 +181,8 @@ class PerceptionNode(ManagedNode):
         self._is_switching = True
         self.set_parameters([Parameter("model", value=path)])
         self._is_switching = False
-        self._recount_container()
+        if self._container is not None:
+            self._container.recount()
         self._publish_labels()
         self.get_logger().info(change)
 
@@ -222,6 +193,11 @@ class PerceptionNode(ManagedNode):
         if name == "defect_fpr" and self._engines is not None:
             with self._engines.use() as engine:
                 return rate_problem(engine.inspector, value)
+        if name == "tiles":
+            try:
+                Tiling.parse(value)
+            except ValueError as error:
+                return str(error)
         return _missing_package(name, value)
 
     def _on_parameter(self, name: str) -> None:
@@ -250,11 +226,8 @@ class PerceptionNode(ManagedNode):
         facts |= outputs
         if self._inputs is not None and self._frames is not None:
             facts |= {"frames_waiting": len(self._frames), **self._inputs.facts(), **self._depth.facts()}
-        facts |= {
-            "container_id": self._container.container_id,
-            "container_products": len(self._container.product_ids or ()),
-            "container_unknown_products": self._container.unknown,
-        }
+        if self._container is not None:
+            facts |= self._container.facts()
         self._diagnostics.publish(*perception_status(self.state, self._statistics.snapshot(), facts))
 
 

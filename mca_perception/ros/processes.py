@@ -9,34 +9,35 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 import yaml
 
-from mca_perception.ros.descriptions import RESPAWN_DELAY_S, NodeDescription
+from mca_perception.ros.node_descriptions import OWN_PACKAGE, RESPAWN_DELAY_S, NodeDescription
+from mca_perception.ros.respawns import Respawns
+from mca_perception.ros.views import find_executable
 
 __all__ = ["ProcessGroup", "RunningNode", "node_command"]
 
 TAIL_LINES = 20
-MAX_RESPAWNS = 5
-"""A node that crashes more often within :data:`RESPAWN_WINDOW_S` is given up."""
-
-RESPAWN_WINDOW_S = 60.0
 _POLL_S = 0.05
 _STOP_STEPS = ((signal.SIGINT, 8.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 
 
 def node_command(node: NodeDescription, parameter_file: Path) -> list[str]:
     """Command line of a node; writes its parameters to ``parameter_file``."""
-    full_name = f"{node.namespace.rstrip('/')}/{node.name}"
-    content = {full_name: {"ros__parameters": node.parameters}}
+    content = {node.full_name: {"ros__parameters": node.parameters}}
     parameter_file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    command = [sys.executable, "-m", f"mca_perception.ros.{node.executable}", "--ros-args"]
+    if node.package == OWN_PACKAGE:
+        program = [sys.executable, "-m", f"mca_perception.ros.{node.executable}"]
+    else:
+        program = [str(find_executable(node.package, node.executable) or node.executable)]
+    command = [*program, *node.arguments, "--ros-args"]
     rules = [f"__ns:={node.namespace}", f"__node:={node.name}"]
     rules += [f"{old}:={new}" for old, new in node.remappings]
     for rule in rules:
@@ -46,19 +47,15 @@ def node_command(node: NodeDescription, parameter_file: Path) -> list[str]:
 
 @dataclass
 class RunningNode:
-    """A started process and the last lines it wrote."""
+    """A started process and the last lines it wrote; its name is unique in the group."""
 
+    name: str
     description: NodeDescription
     process: subprocess.Popen[str]
     tail: deque[str]
     reader: threading.Thread
+    respawns: Respawns
     direct: bool = False
-    respawned: list[float] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """The node's name."""
-        return self.description.name
 
     def describe_failure(self) -> str:
         """Which process ended how, and its last lines."""
@@ -113,10 +110,15 @@ class ProcessGroup:
             terminal;
                 what they log is still read.
         """
+        names = Counter(node.name for node in nodes)
         for node in nodes:
-            self.nodes.append(self._start(node, len(self.nodes), direct=node.name in terminal))
+            name = node.name if names[node.name] == 1 else node.full_name.lstrip("/")
+            index = len(self.nodes)
+            self.nodes.append(self._start(name, node, index, Respawns(node), direct=name in terminal))
 
-    def _start(self, node: NodeDescription, index: int, *, direct: bool) -> RunningNode:
+    def _start(
+        self, name: str, node: NodeDescription, index: int, respawns: Respawns, *, direct: bool
+    ) -> RunningNode:
         process = subprocess.Popen(
             node_command(node, Path(self._parameters.name, f"{index}.yaml")),
             stdin=subprocess.DEVNULL,
@@ -130,9 +132,9 @@ class ProcessGroup:
         tail: deque[str] = deque(maxlen=TAIL_LINES)
         stream = process.stderr if direct else process.stdout
         assert stream is not None
-        reader = threading.Thread(target=self._read, args=(node.name, stream, tail), daemon=True)
+        reader = threading.Thread(target=self._read, args=(name, stream, tail), daemon=True)
         reader.start()
-        return RunningNode(node, process, tail, reader, direct)
+        return RunningNode(name, node, process, tail, reader, respawns, direct)
 
     def _read(self, name: str, stream: IO[str], tail: deque[str]) -> None:
         for line in stream:
@@ -164,23 +166,21 @@ class ProcessGroup:
 
     def _respawn(self, node: RunningNode) -> bool:
         """Start a node again that a signal has ended; returns whether that was done."""
-        code, now = node.process.returncode, time.monotonic()
-        recent = [moment for moment in node.respawned if now - moment < RESPAWN_WINDOW_S]
-        if not node.description.respawn or code >= 0 or len(recent) >= MAX_RESPAWNS:
+        code = node.process.returncode
+        if not node.respawns.allow(code):
             return False
         node.reader.join(timeout=1.0)
         self._on_line(node.name, f"was ended by signal {-code} and is started again")
         time.sleep(RESPAWN_DELAY_S)
         index = self.nodes.index(node)
-        again = self._start(node.description, index, direct=node.direct)
-        again.respawned = [*recent, now]
+        again = self._start(node.name, node.description, index, node.respawns, direct=node.direct)
         self.nodes[index] = again
         return True
 
-    def kill(self, name: str) -> None:
+    def kill(self, full_name: str) -> None:
         """End a node that hangs; :meth:`wait` then starts it again, if it may be."""
         for node in self.nodes:
-            if node.name == name and node.process.poll() is None:
+            if node.description.full_name == full_name and node.process.poll() is None:
                 node.process.kill()
 
     def stop(self) -> None:

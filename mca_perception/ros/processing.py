@@ -13,6 +13,7 @@ from sensor_msgs.msg import CompressedImage
 
 from mca_perception.errors import InvalidImageError, McaError
 from mca_perception.objects import Objects
+from mca_perception.pipeline import Tiling
 from mca_perception.ros.conversions import FrameInfo, best_first, stamp_ns
 from mca_perception.ros.depth_input import DepthInput
 from mca_perception.ros.engine import EngineSlot, Settings
@@ -42,6 +43,7 @@ def settings_from(parameters: NodeParameters) -> Settings:
         identify=parameters["identification"],
         reject_unknown=parameters["reject_unknown"],
         inspect=parameters["inspection"],
+        tiling=Tiling.parse(parameters["tiles"], parameters["tiles_from_objects"]),
     )
 
 

@@ -23,6 +23,8 @@ from mca_perception.ros.diagnostics import PERIOD_S, DiagnosticsPublisher, read_
 from mca_perception.ros.flow import AnswerTracker, Pacer
 from mca_perception.ros.images import decode_encoded, to_image_message, wrap_encoded
 from mca_perception.ros.parameters import NodeParameters
+from mca_perception.ros.pick_replay import PickReplay
+from mca_perception.ros.pick_source import PickSource
 from mca_perception.ros.runner import FAILED, Spinner, run_node
 from mca_perception.ros.sources import Frame, encode, open_source
 
@@ -46,6 +48,8 @@ class SourceNode(Node):
         self._images = self.create_publisher(kind, topic, qos.IMAGE_OUTPUT)
         self._depth = self.create_publisher(Image, "depth", qos.IMAGE_OUTPUT)
         self._camera_info = self.create_publisher(CameraInfo, "camera_info", qos.IMAGE_OUTPUT)
+        replays = isinstance(self.source, PickSource) and self.parameters["replay_picks"]
+        self._picks = PickReplay(self) if replays else None
         self._diagnostics = DiagnosticsPublisher(self, "source")
         self._containers: Any = self.create_client(SetContainer, "set_container")
         self._container: tuple[str, tuple[str, ...] | None] = ("", None)
@@ -95,6 +99,8 @@ class SourceNode(Node):
         )
         patience, self._service_patience = self._service_patience, 0.0  # waits once, not for every image
         if not spinner.spin_until(self._containers.service_is_ready, patience):
+            if spinner.is_stopped():
+                return
             self.get_logger().warning(
                 "no service set_container: images go without their container", once=True
             )
@@ -127,6 +133,11 @@ class SourceNode(Node):
         self.answers.sent(stamp)
         self.sent += 1
 
+    def replay_pick(self, frame: Frame, spinner: Spinner) -> None:
+        """What follows the image of a container from which something is picked."""
+        if self._picks is not None and frame.pick is not None:
+            self._picks.replay(frame.pick, self._last_stamp, spinner)
+
     def _message(self, frame: Frame, header: Header) -> Image | CompressedImage:
         if not self._raw:
             data, image_format = encode(frame)
@@ -142,6 +153,7 @@ class SourceNode(Node):
             "frames_skipped": self.source.skipped,
             "frames_answered": self.answers.answered,
             "frames_unanswered": self.answers.unanswered,
+            **(self._picks.facts() if self._picks else {}),
             "source": self.source.description,
         }
         level = DiagnosticStatus.WARN if self.source.skipped else DiagnosticStatus.OK
@@ -154,6 +166,8 @@ class SourceNode(Node):
             counts.append(f"{self.answers.unanswered} unanswered")
         if self.source.skipped:
             counts.append(f"{self.source.skipped} unreadable and skipped")
+        if self._picks:
+            counts.append(self._picks.summary())
         return ", ".join(counts)
 
     def flush(self) -> None:
@@ -190,16 +204,19 @@ def _run(node: SourceNode, spinner: Spinner) -> int:
 def _wait_for_readers(node: SourceNode, spinner: Spinner) -> str:
     """Wait until images and answers will get through; returns what is missing after the time limit."""
     patience, others = node.parameters["wait_for_subscriber_s"], node.parameters["wait_for_consumers"]
+    needed = others or node.parameters["wait_for_perception"]
     if not patience:
         return ""
     where = f"in {node.get_namespace()} after {patience:g} s"
     if not spinner.spin_until(node.has_reader, patience) and not spinner.is_stopped():
         return f"nobody reads the images {where}; start the perception node there"
     # Without others to wait for, a perception node that gives no status is no reason not to start.
-    heard = spinner.spin_until(node.is_heard, patience if others else min(patience, _STATUS_S))
-    if others and not heard and not spinner.is_stopped():
+    heard = spinner.spin_until(node.is_heard, patience if needed else min(patience, _STATUS_S))
+    if heard or not needed or spinner.is_stopped():
+        return ""
+    if others:
         return f"fewer than {others} other nodes read the objects {where}; start them, or wait for fewer"
-    return ""
+    return f"no perception node is active {where}; its log tells why"
 
 
 def _send_all(node: SourceNode, spinner: Spinner) -> None:
@@ -218,6 +235,7 @@ def _send_all(node: SourceNode, spinner: Spinner) -> None:
                 return
             try:
                 node.send(frame)
+                node.replay_pick(frame, spinner)
             except InvalidImageError as error:
                 node.source.skipped += 1
                 node.get_logger().warning(f"{frame.name} skipped: {error}")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.datasets import images
+from mca_perception.datasets.armbench import Pick
 from mca_perception.datasets.images import read_rgb
 from mca_perception.errors import CameraError, DatasetError, InvalidImageError, SourceError
 from mca_perception.geometry import MAX_PIXELS
@@ -29,6 +30,7 @@ __all__ = [
     "encode",
     "find_images",
     "open_source",
+    "read_encoded",
 ]
 
 ENCODED_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -51,6 +53,7 @@ class Frame:
         product_ids: products in that container; ``None`` when unknown.
         depth: uint16 ``[H, W]`` millimetres, aligned with the image, 0 where unknown; ``None`` without.
         camera: calibration of the camera that took it; ``None`` when unknown.
+        pick: the pick that follows, with its further views; ``None`` when there is none.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Frame:
     product_ids: tuple[str, ...] | None = None
     depth: NDArray[np.uint16] | None = None
     camera: Camera | None = None
+    pick: Pick | None = None
 
 
 class Source(Protocol):
@@ -91,7 +95,7 @@ def open_source(source: str, *, topic: str = "") -> Source:
     """Open whatever a path names.
 
     Args:
-        source: folder of images, video file, camera device, rosbag2 folder, ``.mcap`` or ``.db3`` file.
+        source: folder of images or picks, video file, camera device, rosbag2 folder, ``.mcap`` or ``.db3`` file.
         topic: image topic of a bag; empty for the only one.
 
     Raises:
@@ -110,7 +114,22 @@ def open_source(source: str, *, topic: str = "") -> Source:
         from mca_perception.ros.bags import BagSource
 
         return BagSource(path, topic=topic)
+    if (path / "Picks").is_dir():
+        from mca_perception.ros.pick_source import PickSource
+
+        return PickSource(path)
     return FolderSource(path) if path.is_dir() else VideoSource(path)
+
+
+def read_encoded(path: Path) -> bytes:
+    """Bytes of an image file.
+
+    Raises:
+        InvalidImageError: it is larger than 256 MiB.
+    """
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InvalidImageError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB; reduce it first")
+    return path.read_bytes()
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -158,9 +177,7 @@ class FolderSource:
             context |= {"container_id": manifest.container_id, "product_ids": manifest.product_ids}
         if path.suffix.lower() not in ENCODED_SUFFIXES:
             return Frame(path.name, pixels=read_rgb(path), **context)
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InvalidImageError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB; reduce it first")
-        data = path.read_bytes()
+        data = read_encoded(path)
         encoded_size(data)
         return Frame(path.name, encoded=data, **context)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from mca_perception_msgs.msg import PerceivedObjects
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from mca_perception.deploy.sessions.turns import Turns
 from mca_perception.ros.descriptions import LaunchError, multi_camera
-from mca_perception.ros.engine import Engine
+from mca_perception.ros.engine import Engine, Settings
+from mca_perception.ros.frames import NO_CONTAINER
 from mca_perception.ros.images import to_image_message
-from mca_perception.ros.turns import Turns
 
 pytestmark = pytest.mark.xdist_group("test_cameras_node")
 
@@ -66,8 +68,28 @@ def test_engines_of_one_process_share_their_sessions(colour_bundle: Path) -> Non
     assert Engine(colour_bundle, session="onnxruntime-cpu").pipeline._sessions is not first.pipeline._sessions
 
 
+def test_engines_that_share_batches_find_what_one_alone_finds(colour_bundle: Path, scene: Scene) -> None:
+    alone = Engine(colour_bundle)
+    engines = [Engine(colour_bundle, batch=8) for _ in range(4)]
+    assert len({id(engine.pipeline._sessions) for engine in engines}) == 1
+    pictures = [scene("red"), scene("green", "blue"), scene(), scene("blue", "red", "green")] * 3
+    with ThreadPoolExecutor(4) as threads:
+        found = list(
+            threads.map(
+                lambda pair: pair[0].perceive(pair[1], NO_CONTAINER, Settings()),
+                zip(engines * 3, pictures, strict=True),
+            )
+        )
+    for picture, objects in zip(pictures, found, strict=True):
+        expected = alone.perceive(picture, NO_CONTAINER, Settings())
+        np.testing.assert_array_equal(objects.boxes, expected.boxes)
+        np.testing.assert_array_equal(objects.instance_mask, expected.instance_mask)
+        np.testing.assert_allclose(objects.embeddings, expected.embeddings, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
 def test_a_camera_in_a_hurry_does_not_starve_the_other(
-    start_node: Callable[..., Any], client: Any, scene: Scene, colour_bundle: Path
+    start_node: Callable[..., Any], client: Any, scene: Scene, colour_bundle: Path, batch: int
 ) -> None:
     node = start_node(
         "cameras_node",
@@ -75,6 +97,7 @@ def test_a_camera_in_a_hurry_does_not_starve_the_other(
         cameras=["left", "right"],
         images=["/left/image_raw", "/right/image_raw"],
         model=str(colour_bundle),
+        batch=batch,
     )
     objects = {name: client.collect(PerceivedObjects, f"/cell/{name}/objects") for name in ("left", "right")}
     for name in objects:

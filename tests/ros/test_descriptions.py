@@ -1,6 +1,14 @@
+from pathlib import Path
+
 import pytest
 
-from mca_perception.ros.descriptions import ARMBENCH_ARGUMENTS, LaunchError, armbench, resolve_arguments
+from mca_perception.ros.descriptions import (
+    ARMBENCH_ARGUMENTS,
+    LaunchError,
+    armbench,
+    multi_camera,
+    resolve_arguments,
+)
 
 
 def test_without_arguments_only_the_perception_node_runs() -> None:
@@ -77,7 +85,31 @@ def test_parameters_exist_in_the_schema() -> None:
     pytest.importorskip("rclpy")
     from mca_perception.ros.parameters import load_schema
 
-    for node in armbench({"source": "totes", "viewer": "true"}):
+    cameras = {"cameras": "left,right", "images": "/left/image_raw,/right/image_raw"}
+    for node in (
+        *armbench({"source": "totes", "viewer": "true", "view": "web"}),
+        *multi_camera(cameras),
+        *multi_camera({**cameras, "processes": "separate"}),
+    ):
         schema = load_schema(node.name)
         for name, value in node.parameters.items():
             assert schema[name].problem(value) == ""
+
+
+def test_cameras_in_processes_of_their_own_are_brought_up_in_order() -> None:
+    left, right, manager = multi_camera(
+        {"processes": "separate", "namespace": "cell", "cameras": "left,right", "images": "/a/raw,/b/raw"}
+    )
+    assert [node.full_name for node in (left, right)] == ["/cell/left/perception", "/cell/right/perception"]
+    assert manager.parameters["nodes"] == ["/cell/left/perception", "/cell/right/perception"]
+    for node, topic in ((left, "/a/raw"), (right, "/b/raw")):
+        assert node.parameters["autostart"] is False
+        assert ("image", topic) in node.remappings
+        assert node.respawn
+
+
+def test_documentation_holds_the_arguments(repository: Path) -> None:
+    text = (repository / "docs" / "ros.md").read_text(encoding="utf-8")
+    for argument in ARMBENCH_ARGUMENTS:
+        assert f"| `{argument.name}` |" in text
+        assert f"| {argument.description} |" in text, f"docs/ros.md is stale: argument {argument.name}"

@@ -11,7 +11,20 @@ from rclpy.parameter import Parameter
 from mca_perception.ros.parameters import NodeParameters, ParameterSpec, load_schema, markdown_table
 
 
-@pytest.mark.parametrize("node", ["perception", "cameras", "source", "viewer"])
+@pytest.mark.parametrize(
+    "node",
+    [
+        "perception",
+        "cameras",
+        "tasks",
+        "identification",
+        "defects",
+        "source",
+        "viewer",
+        "web_view",
+        "manager",
+    ],
+)
 def test_documentation_holds_the_generated_table(node: str, repository: Path) -> None:
     text = (repository / "docs" / "ros.md").read_text(encoding="utf-8")
     assert markdown_table(node) in text, f"docs/ros.md is stale: put markdown_table({node!r}) there"

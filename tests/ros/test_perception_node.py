@@ -151,12 +151,23 @@ def test_live_parameters_take_effect_on_the_next_frame(node: Any, client: Any, s
     (refused,) = set_parameters(model="models/other")
     assert not refused.successful
     assert "unconfigured" in refused.reason
+    (refused,) = set_parameters(tiles="2,x")
+    assert not refused.successful
+    assert "tiles are '2,x'" in refused.reason
     assert all(r.successful for r in set_parameters(top_k=5, publish_mask=True, score_threshold=-1.0))
     publisher.publish(to_image_message(scene("red", "green"), "rgb8", header(81)))
     client.wait(lambda: len(objects) == 2, what="objects")
     assert len(objects[1].objects) == 2
     client.wait(lambda: [mask for mask in masks if mask.header == header(81)], what="a mask")
     assert not [mask for mask in masks if mask.header == header(80)]
+    assert all(r.successful for r in set_parameters(tiles="2", tiles_from_objects=0))
+    publisher.publish(to_image_message(scene("red", "green"), "rgb8", header(82)))
+    client.wait(lambda: len(objects) == 3, what="objects seen in tiles, too")
+    assert [[p.product_id for p in item.products][:1] for item in objects[2].objects] == [
+        ["P-red"],
+        ["P-green"],
+    ]
+    assert all(r.successful for r in set_parameters(tiles=""))
 
 
 def test_a_frame_on_both_transports_is_processed_once(node: Any, client: Any, scene: Scene) -> None:

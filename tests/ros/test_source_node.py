@@ -224,3 +224,18 @@ def test_a_source_that_waits_can_be_interrupted(
     source = start_node("source_node", source=str(write_folder(tmp_path, scene)), wait_for_consumers=3)
     client.wait(lambda: client.node.count_publishers("image/compressed"), what="the source")
     assert source.stop() == 0
+
+
+def test_somebody_who_only_looks_is_no_perception_node(
+    start_node: Callable[..., Any], client: Any, tmp_path: Path, scene: Scene
+) -> None:
+    looked_at = client.collect(CompressedImage, "image/compressed", qos.EVERY_IMAGE)
+    source = start_node(
+        "source_node",
+        source=str(write_folder(tmp_path, scene)),
+        wait_for_perception=True,
+        wait_for_subscriber_s=2.0,
+    )
+    assert source.wait() == 1
+    assert "no perception node is active in /perception after 2 s" in source.output()
+    assert not looked_at

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +66,46 @@ while True:
 """
 
 
-def test_a_browser_gets_the_messages(
-    start_node: Callable[..., Any], client: Any, colour_bundle: Path, tmp_path: Path
-) -> None:
-    start_node("perception_node", model=str(colour_bundle))
+@pytest.fixture
+def port(request: pytest.FixtureRequest, start_node: Callable[..., Any]) -> Iterator[str]:
+    """Port of a running server: of `mca view`, or of the node that launch files start."""
+    if request.param == "node":
+        node = start_node("web_view_node", namespace="/", port=0)
+        deadline = time.monotonic() + 30
+        while not (found := re.search(r"ws://127\.0\.0\.1:(\d+)", node.output())):
+            assert time.monotonic() < deadline, node.output()
+            time.sleep(0.1)
+        yield found[1]
+        assert node.stop() == 0
+        return
     command = [sys.executable, "-m", "mca_perception.cli.main", "view", "--port", "0", "--seconds", "120"]
     view = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert view.stdout is not None
-        port = re.search(r"ws://127\.0\.0\.1:(\d+)", view.stdout.readline())
-        assert port is not None
-        watcher = [sys.executable, "-c", WATCHER, port[1], "/diagnostics"]
-        seen = subprocess.run(watcher, capture_output=True, text=True, timeout=90, check=True).stdout
-        assert "offered cdr diagnostic_msgs/msg/DiagnosticArray" in seen
-        assert int(seen.split("message ")[1]) > 100
-        overlay = "/perception/overlay/compressed"
-        assert client.node.count_subscribers(overlay) == 0  # nobody looked at it
-    finally:
-        view.terminate()
-        view.wait(20)
+    assert view.stdout is not None
+    found = re.search(r"ws://127\.0\.0\.1:(\d+)", view.stdout.readline())
+    assert found is not None
+    yield found[1]
+    view.terminate()
+    view.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("port", ["command", "node"], indirect=True)
+def test_a_browser_gets_the_messages(
+    port: str, start_node: Callable[..., Any], client: Any, colour_bundle: Path
+) -> None:
+    start_node("perception_node", model=str(colour_bundle))
+    watcher = [sys.executable, "-c", WATCHER, port, "/diagnostics"]
+    seen = subprocess.run(watcher, capture_output=True, text=True, timeout=90, check=True).stdout
+    assert "offered cdr diagnostic_msgs/msg/DiagnosticArray" in seen
+    assert int(seen.split("message ")[1]) > 100
+    overlay = "/perception/overlay/compressed"
+    assert client.node.count_subscribers(overlay) == 0  # nobody looked at it
+
+
+def test_a_port_in_use_is_named(start_node: Callable[..., Any]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        node = start_node("web_view_node", namespace="/", port=port)
+        assert node.wait() == 2
+        assert f"cannot serve on 127.0.0.1:{port}" in node.output()

@@ -1,0 +1,69 @@
+"""The lifecycle node ``defects``: judges whether the objects of a segmentation node are fit to travel on.
+
+Run it with ``python -m mca_perception.ros.defects_node --ros-args -p model:=models/with_defects``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mca_perception_msgs.msg import PerceivedObject
+
+from mca_perception.objects import Objects
+from mca_perception.ros.conversions import defect_of
+from mca_perception.ros.defect_messages import DefectRule, rate_problem
+from mca_perception.ros.defect_services import InspectionServices
+from mca_perception.ros.engine import Engine, EngineSlot, Settings
+from mca_perception.ros.managed_node import run_managed
+from mca_perception.ros.object_node import ObjectNode
+from mca_perception.ros.service_threads import ServiceThread
+
+__all__ = ["DefectsNode", "main"]
+
+
+class DefectsNode(ObjectNode):
+    """Fills ``defect``; offers ``inspect_pick``."""
+
+    def __init__(self, **options: Any) -> None:
+        self._service_thread: ServiceThread | None = None
+        super().__init__("defects", **options)
+
+    def _missing(self, engine: Engine) -> str:
+        return "" if engine.inspector else f"model {engine.model} has no defect head; choose one that has"
+
+    def _offer(self, engines: EngineSlot) -> None:
+        self._service_thread = ServiceThread(self, "services", report=self.report)
+        InspectionServices(self._service_thread, engines, rate=lambda: float(self.parameters["defect_fpr"]))
+
+    def _settings(self) -> Settings:
+        return Settings(identify=False)
+
+    def _fill(self, message: PerceivedObject, found: Objects, i: int) -> None:
+        message.defect = defect_of(found, i, self._rule())
+
+    def _rule(self) -> DefectRule | None:
+        assert self._engines is not None
+        with self._engines.use() as engine:
+            return engine.defect_rule(self.parameters["defect_fpr"])
+
+    def _refuse(self, name: str, value: Any) -> str:
+        """Why a parameter cannot have a value that lies within its limits."""
+        if name == "defect_fpr" and self._engines is not None:
+            with self._engines.use() as engine:
+                return rate_problem(engine.inspector, value)
+        return ""
+
+    def _release(self) -> None:
+        if self._service_thread is not None:
+            self._service_thread.close()
+            self._service_thread = None
+        super()._release()
+
+
+def main() -> None:
+    """Run the node until it is interrupted."""
+    run_managed(DefectsNode)
+
+
+if __name__ == "__main__":
+    main()

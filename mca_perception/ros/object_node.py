@@ -1,0 +1,256 @@
+"""Lifecycle nodes that look closer at objects which another node has segmented; they chain.
+
+One of them alone can run on another machine than the segmentation, or be started and stopped beside it. In one process
+(``tasks_node``) they share the model. The node ``perception`` does the same in one pass over the crops, and is faster.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from mca_perception_msgs.msg import PerceivedObject, PerceivedObjects
+from numpy.typing import NDArray
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import CompressedImage, Image
+
+from mca_perception.errors import InvalidImageError, McaError
+from mca_perception.objects import Objects
+from mca_perception.ros import qos
+from mca_perception.ros.conversions import stamp_ns
+from mca_perception.ros.diagnostics import PERIOD_S, perception_status
+from mca_perception.ros.engine import Engine, EngineSlot, Settings
+from mca_perception.ros.frame_policy import DEACTIVATED, FrameQueue
+from mca_perception.ros.frames import NO_CONTAINER, Container, FrameWorker
+from mca_perception.ros.images import decode_compressed, decode_image
+from mca_perception.ros.managed_node import LOG_EVERY_S, ManagedNode, transition
+from mca_perception.ros.processing import drop_cause
+from mca_perception.ros.stamp_matching import StampMatcher
+
+__all__ = ["ObjectNode", "objects_of"]
+
+_OBJECTS, _MASK, _IMAGE = "objects", "mask", "image"
+
+
+class ObjectNode(ManagedNode):
+    """Reads ``image`` (or ``image/compressed``), ``segmented/objects`` and ``segmented/instance_mask`` of one stamp.
+
+    What comes out on ``objects`` is what came in, with the fields that the node fills.
+    """
+
+    def __init__(
+        self, name: str, *, turns: AbstractContextManager[Any] | None = None, **options: Any
+    ) -> None:
+        """Declare the parameters.
+
+        Args:
+            name: of the node.
+            turns: entered while the model works, where several nodes of a process share it.
+            options: of the lifecycle node.
+        """
+        self._engines: EngineSlot | None = None
+        super().__init__(name, role="perception", **options)
+        self._turns = turns if turns is not None else nullcontext()
+        self._output: Any = None
+        self._inputs: list[Any] = []
+        self._matcher: StampMatcher | None = None
+        self._frames: FrameQueue[dict[str, Any]] | None = None
+        self._worker: FrameWorker[dict[str, Any]] | None = None
+        self.create_timer(PERIOD_S, self._watch)
+
+    @abstractmethod
+    def _offer(self, engines: EngineSlot) -> None:
+        """Offer the node's services."""
+
+    @abstractmethod
+    def _settings(self) -> Settings:
+        """What the pipeline shall do."""
+
+    @abstractmethod
+    def _fill(self, message: PerceivedObject, found: Objects, i: int) -> None:
+        """Write what is known of object ``i`` into its message."""
+
+    def _container(self) -> Container:
+        """What limits the products."""
+        return NO_CONTAINER
+
+    def _missing(self, engine: Engine) -> str:
+        """What the model or the gallery lacks for this node; empty for nothing."""
+        return ""
+
+    @transition("inactive")
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load bundle and gallery."""
+        engine = Engine(self.parameters["model"], **self._engine_options())
+        self._engines = EngineSlot(engine)
+        if problem := self._missing(engine):
+            raise McaError(problem)
+        self._output = self.create_lifecycle_publisher(PerceivedObjects, "objects", qos.RESULTS)
+        self._offer(self._engines)
+        self.get_logger().info(f"model {engine.model} on {engine.choice}")
+        return super().on_configure(state)
+
+    def _engine_options(self) -> dict[str, Any]:
+        return {"session": self.parameters["session"]}
+
+    @transition("active")
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and start the worker."""
+        result = super().on_activate(state)
+        policy = self.parameters["frame_policy"]
+        frames: FrameQueue[dict[str, Any]] = FrameQueue(
+            policy, depth=self.parameters["queue_depth"], on_drop=self._statistics.count_drop
+        )
+        matcher = StampMatcher(
+            (_OBJECTS, _MASK, _IMAGE), on_match=frames.put, on_drop=self._statistics.count_drop
+        )
+        self._frames, self._matcher = frames, matcher
+        self._worker = FrameWorker(frames, lambda messages: self._handle(messages, frames))
+        images = qos.image_input("auto", policy)
+        self._inputs = [
+            self.create_subscription(kind, topic, lambda m, name=name: self._receive(name, m), profile)
+            for kind, topic, name, profile in (
+                (Image, "image", _IMAGE, images),
+                (CompressedImage, "image/compressed", _IMAGE, images),
+                (Image, "segmented/instance_mask", _MASK, qos.EVERY_IMAGE),
+                (PerceivedObjects, "segmented/objects", _OBJECTS, qos.RESULTS),
+            )
+        ]
+        return result
+
+    def _receive(self, kind: str, message: Any) -> None:
+        if kind == _OBJECTS:
+            self._statistics.count_received(stamp_ns(message.header.stamp))
+        assert self._matcher is not None
+        self._matcher.receive(kind, message)
+
+    def _handle(self, messages: dict[str, Any], frames: FrameQueue[dict[str, Any]]) -> None:
+        """Look at one frame's objects. Whatever is wrong with them costs this frame only."""
+        try:
+            self._process(messages, frames)
+        except Exception as error:
+            cause = drop_cause(error)
+            text = str(error) if isinstance(error, McaError) else f"{type(error).__name__}: {error}"
+            self._statistics.count_drop(cause, text)
+            self.get_logger().warning(f"objects dropped ({cause}): {text}", throttle_duration_sec=LOG_EVERY_S)
+
+    def _process(self, messages: dict[str, Any], frames: FrameQueue[dict[str, Any]]) -> None:
+        assert self._engines is not None
+        started = time.perf_counter()
+        message: PerceivedObjects = messages[_OBJECTS]
+        picture = messages[_IMAGE]
+        image = decode_compressed(picture) if isinstance(picture, CompressedImage) else decode_image(picture)
+        objects = objects_of(message, messages[_MASK])
+        if objects.image_size != image.shape[:2]:
+            raise InvalidImageError(
+                f"the objects are of an image of {objects.image_size}, the image has {image.shape[:2]}; "
+                "remap segmented/objects to the objects of this image"
+            )
+        container = self._container()
+        with self._turns, self._engines.use() as engine:
+            found = engine.look_closer(image, objects, container, self._settings())
+            if engine.model != message.model:
+                message.model = f"{message.model} {engine.model}".strip()
+        for i, entry in enumerate(message.objects):
+            self._fill(entry, found, i)
+        message.container_id = container.container_id or message.container_id
+        spent = (time.perf_counter() - started) * 1e3
+        message.timing.identification_ms += float(found.timings_ms.get("identification", 0.0))
+        message.timing.processing_ms += spent
+        now = self.get_clock().now()
+        message.timing.published = now.to_msg()
+        latency = (now.nanoseconds - stamp_ns(message.header.stamp)) / 1e6
+        message.timing.pipeline_latency_ms = latency
+        if frames.closed:
+            self._statistics.count_drop(DEACTIVATED)
+            return
+        self._output.publish(message)
+        self._statistics.count_processed(latency_ms=latency, processing_ms=spent, steps_ms=found.timings_ms)
+
+    def _stop(self) -> None:
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs = []
+        if self._matcher is not None:
+            self._matcher.close()
+            self._matcher = None
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = self._frames = None
+
+    def _release(self) -> None:
+        if self._output is not None:
+            self.destroy_lifecycle_publisher(self._output)
+            self._output = None
+        if self._engines is not None:
+            self._engines.close()
+            self._engines = None
+
+    def _facts(self) -> dict[str, Any]:
+        """Further keys and values for the diagnostics."""
+        return {}
+
+    def _watch(self) -> None:
+        facts: dict[str, Any] = {"frame_policy": self.parameters["frame_policy"]}
+        if self._engines is not None:
+            with self._engines.use() as engine:
+                facts |= engine.facts()
+        if self._output is not None:
+            facts["objects_subscribers"] = self._output.get_subscription_count()
+        status = perception_status(self.state, self._statistics.snapshot(), {**facts, **self._facts()})
+        self._diagnostics.publish(*status)
+
+
+def objects_of(message: PerceivedObjects, mask: Image) -> Objects:
+    """The objects that a message and the instance mask of the same stamp describe, in the message's order.
+
+    Args:
+        message: the objects.
+        mask: ``mono16``, as large as the image.
+
+    Raises:
+        InvalidImageError: the mask is no id image of the image's size, or two objects have one id.
+    """
+    size = (int(message.image_height), int(message.image_width))
+    if mask.encoding != "mono16" or (int(mask.height), int(mask.width)) != size:
+        raise InvalidImageError(
+            f"instance mask is {mask.encoding} {mask.width} x {mask.height}; "
+            f"the objects need mono16 {size[1]} x {size[0]}"
+        )
+    names = tuple(dict.fromkeys(entry.label for entry in message.objects)) or ("object",)
+    entries = message.objects
+    ids = np.array([entry.mask_id for entry in entries], np.uint16)
+    if len(np.unique(ids)) != len(ids) or not ids.all():
+        raise InvalidImageError(
+            "the objects' mask_id are not unique numbers from 1 on; use those of one frame"
+        )
+    return Objects(
+        image_size=size,
+        boxes=np.array([_corners(entry) for entry in entries], np.float32).reshape(-1, 4),
+        scores=np.array([entry.score for entry in entries], np.float32),
+        labels=np.array([names.index(entry.label) for entry in entries], np.int64),
+        label_names=names,
+        instance_mask=_pixels(mask),
+        instance_ids=ids,
+    )
+
+
+def _corners(entry: PerceivedObject) -> tuple[float, float, float, float]:
+    x, y = entry.bbox.center.position.x, entry.bbox.center.position.y
+    half_width, half_height = entry.bbox.size_x / 2, entry.bbox.size_y / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
+
+
+def _pixels(mask: Image) -> NDArray[np.uint16]:
+    """A view of the mask's pixels, uint16 ``[H, W]``."""
+    order = ">u2" if mask.is_bigendian else "<u2"
+    needed = mask.step * mask.height
+    if mask.step < 2 * mask.width or len(mask.data) < needed:
+        raise InvalidImageError(
+            f"instance mask has {len(mask.data)} bytes; {mask.height} rows of {mask.step} bytes are needed"
+        )
+    rows = np.frombuffer(mask.data, np.uint8, needed).reshape(mask.height, mask.step)
+    return rows[:, : 2 * mask.width].view(order).astype(np.uint16, copy=False)

@@ -1,0 +1,218 @@
+"""A node per task: together they say what the perception node says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("rclpy")
+
+from mca_perception_msgs.msg import PerceivedObjects
+from mca_perception_msgs.srv import SetContainer
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from mca_perception.errors import InvalidImageError
+from mca_perception.identification import Gallery
+from mca_perception.pipeline import PerceptionPipeline
+from mca_perception.ros.conversions import FrameInfo, to_instance_mask, to_perceived_objects
+from mca_perception.ros.descriptions import LaunchError, armbench
+from mca_perception.ros.images import to_image_message
+from mca_perception.ros.object_node import objects_of
+from mca_perception.ros.processes import ProcessGroup
+from mca_perception.ros.task_descriptions import task_descriptions
+from tests.support.bundles import write_inspecting_bundle
+
+pytestmark = pytest.mark.xdist_group("test_tasks_node")
+
+Scene = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="module")
+def inspecting_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "inspecting"
+    write_inspecting_bundle(folder)
+    return folder
+
+
+def stamped(seconds: int) -> Header:
+    header = Header(frame_id="camera")
+    header.stamp.sec = seconds
+    return header
+
+
+def perceived(bundle: Path, image: NDArray[np.uint8], gallery: Path | None = None) -> Any:
+    """What the pipeline says, as the message and the mask that the perception node would publish."""
+    pipeline = PerceptionPipeline.from_bundle(bundle)
+    if gallery is not None:
+        pipeline.gallery = Gallery.open(gallery, model=pipeline.bundle.embedding_fingerprint, create=False)
+    objects = pipeline.perceive(image)
+    frame = FrameInfo(stamped(1), "", "", 0)
+    return objects, to_perceived_objects(objects, frame, PerceivedObjects().timing)
+
+
+def test_objects_survive_the_way_through_their_messages(colour_bundle: Path, scene: Scene) -> None:
+    objects, message = perceived(colour_bundle, scene("red", "green", "blue"))
+    back = objects_of(message, to_instance_mask(objects, stamped(1)))
+    np.testing.assert_array_equal(back.boxes, objects.boxes)
+    np.testing.assert_array_equal(back.scores, objects.scores)
+    np.testing.assert_array_equal(back.instance_mask, objects.instance_mask)
+    np.testing.assert_array_equal(back.instance_ids, objects.instance_ids)
+    names = [[found.label_names[label] for label in found.labels] for found in (back, objects)]
+    assert names[0] == names[1]
+
+
+def test_masks_of_big_endian_machines_and_with_padded_rows(colour_bundle: Path, scene: Scene) -> None:
+    objects, message = perceived(colour_bundle, scene("red", "green"))
+    mask = to_instance_mask(objects, stamped(1))
+    assert objects.instance_mask is not None
+    rows = np.pad(objects.instance_mask, ((0, 0), (0, 3))).astype(">u2")
+    mask.is_bigendian, mask.step, mask.data = 1, rows.shape[1] * 2, rows.tobytes()
+    np.testing.assert_array_equal(objects_of(message, mask).instance_mask, objects.instance_mask)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"encoding": "mono8"}, "mono8"),
+        ({"width": 10}, "need mono16 160 x 96"),
+        ({"data": b"\0" * 10}, "has 10 bytes"),
+        ({"step": 5}, "rows of 5 bytes"),
+    ],
+)
+def test_masks_that_cannot_be_used(
+    colour_bundle: Path, scene: Scene, change: dict[str, Any], reason: str
+) -> None:
+    objects, message = perceived(colour_bundle, scene("red"))
+    mask = to_instance_mask(objects, stamped(1))
+    for name, value in change.items():
+        setattr(mask, name, value)
+    with pytest.raises(InvalidImageError, match=reason):
+        objects_of(message, mask)
+
+
+def test_two_objects_with_one_id_are_refused(colour_bundle: Path, scene: Scene) -> None:
+    objects, message = perceived(colour_bundle, scene("red", "green"))
+    message.objects[1].mask_id = message.objects[0].mask_id
+    with pytest.raises(InvalidImageError, match="not unique"):
+        objects_of(message, to_instance_mask(objects, stamped(1)))
+
+
+def answer(
+    client: Any, image: NDArray[np.uint8], stamp: int, namespace: str, readers: int
+) -> PerceivedObjects:
+    objects = client.collect(PerceivedObjects, f"{namespace}/objects")
+    client.perception(
+        lambda facts: facts["state"] == "active" and facts["objects_subscribers"] == "1",
+        f"the last node of {namespace}",
+        60,
+        namespace=namespace,
+    )
+    publisher = client.publisher(Image, f"{namespace}/image")
+    client.wait(lambda: publisher.get_subscription_count() == readers, what="the readers of the images")
+    publisher.publish(to_image_message(image, "rgb8", stamped(stamp)))
+    return client.wait(lambda: [m for m in objects if m.header == stamped(stamp)], what="objects")[0]
+
+
+def products(message: PerceivedObjects) -> list[list[tuple[str, float]]]:
+    return [
+        [(entry.product_id, round(entry.score, 5)) for entry in found.products] for found in message.objects
+    ]
+
+
+def test_three_nodes_in_one_process_say_what_one_node_says(
+    start_node: Callable[..., Any],
+    client: Any,
+    scene: Scene,
+    inspecting_bundle: Path,
+    colour_references: Path,
+) -> None:
+    from mca_perception.datasets.armbench import find_references
+    from mca_perception.pipeline.references import import_references
+
+    gallery = inspecting_bundle.parent / "products.gallery"
+    pipeline = PerceptionPipeline.from_bundle(inspecting_bundle)
+    with Gallery.open(gallery, model=pipeline.bundle.embedding_fingerprint) as products_gallery:
+        import_references(pipeline, products_gallery, find_references(colour_references))
+    common = {"model": str(inspecting_bundle), "gallery": str(gallery), "frame_policy": "every_frame"}
+    chain = start_node(
+        "tasks_node", namespace="/chain", tasks=["segmentation", "identification", "defects"], **common
+    )
+    single = start_node("perception_node", namespace="/single", **common)
+    image = scene("red", "green", "blue")
+    split, whole = (answer(client, image, 1, *place) for place in (("/chain", 3), ("/single", 1)))
+    assert len(split.objects) == len(whole.objects) == 3
+    assert products(split) == products(whole)
+    assert all(entry.products for entry in split.objects)
+    for one, other in zip(split.objects, whole.objects, strict=True):
+        assert (one.mask_id, one.bbox, one.score, one.area) == (
+            other.mask_id,
+            other.bbox,
+            other.score,
+            other.area,
+        )
+        assert one.defect.decision == other.defect.decision
+        assert one.defect.probabilities == pytest.approx(other.defect.probabilities, abs=1e-6)
+    assert split.model == whole.model
+    assert split.timing.identification_ms > 0
+    set_products = client.call(
+        SetContainer, "/chain/identification/set_container", container_id="c", product_ids=["P-red"]
+    )
+    assert set_products.success, set_products.message
+    limited = answer(client, image, 2, "/chain", 3)
+    assert limited.container_id == "c"
+    assert {name for entry in products(limited) for name, _ in entry} <= {"P-red"}
+    assert chain.stop() == 0, chain.output()
+    assert single.stop() == 0, single.output()
+
+
+def test_nodes_in_processes_of_their_own(
+    client: Any, scene: Scene, colour_bundle: Path, colour_gallery: Path
+) -> None:
+    nodes = armbench(
+        {
+            "namespace": "apart",
+            "tasks": "separate",
+            "model": str(colour_bundle),
+            "gallery": str(colour_gallery),
+            "frame_policy": "every_frame",
+        }
+    )
+    lines: list[str] = []
+    with ProcessGroup(on_line=lambda name, line: lines.append(f"{name}: {line}")) as group:
+        group.start(nodes)
+        found = answer(client, scene("red", "blue"), 5, "/apart", 2)
+    assert [entry.products[0].product_id for entry in found.objects] == ["P-red", "P-blue"], lines
+
+
+@pytest.mark.parametrize(
+    ("module", "lacks", "reason"),
+    [("identification_node", "gallery", "needs a gallery"), ("defects_node", "head", "no defect head")],
+)
+def test_a_node_that_cannot_do_its_task_stays_unconfigured_and_says_why(
+    start_node: Callable[..., Any], client: Any, colour_bundle: Path, module: str, lacks: str, reason: str
+) -> None:
+    node = start_node(module, namespace=f"/{lacks}", model=str(colour_bundle))
+    facts = client.perception(
+        lambda facts: bool(facts["last_error"]), "the reason", 60, namespace=f"/{lacks}"
+    )
+    assert facts["state"] == "unconfigured"
+    assert reason in facts["last_error"]
+    assert node.stop() == 0
+
+
+@pytest.mark.parametrize("tasks", [[], ["identification"], ["segmentation", "cooking"]])
+def test_chains_without_a_beginning_or_with_unknown_tasks(tasks: list[str]) -> None:
+    with pytest.raises(LaunchError, match="segmentation among them"):
+        task_descriptions("/cell", tasks, {})
+
+
+def test_a_container_with_unknown_tasks_ends_with_code_2(start_node: Callable[..., Any]) -> None:
+    node = start_node("tasks_node", tasks=["cooking"])
+    assert node.wait() == 2
+    assert "segmentation among them" in node.output()
