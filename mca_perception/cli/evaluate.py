@@ -75,19 +75,15 @@ def armbench_segmentation(
     subsets = _subsets(data, subset or [DEFAULT_SUBSET], split)
     pipeline = PerceptionPipeline.from_bundle(model, head=head and head.value)
     pipeline.tiling = tiling
-    facts = {
-        **reports.model_facts(pipeline.bundle),
-        "head": pipeline.segmentation_settings.head,
-        "tiles": tiles,
-        "tiles_from": tiles_from,
-    }
+    facts = {**reports.model_facts(pipeline.bundle), "head": pipeline.segmentation_settings.head}
+    looks = {"tiles": list(tiling.grids), "tiles_from": tiling.from_objects}
     reports.new_folder(out)
     results: dict[str, dict[str, Any]] = {}
     for name in subsets:
         records = CocoSplit.open(data, subset=name, split=split, limit=limit)
         with reports.progress_bar() as progress:
             run = evaluate_segmentation(pipeline, records, seed=seed, progress=progress)
-        metrics = {**run.metrics, "model": facts, **reports.environment(("matplotlib",))}
+        metrics = {**run.metrics, "model": facts, **looks, **reports.environment(("matplotlib",))}
         metrics["data"] = {**metrics["data"], "subset": name, "split": split, "limit": limit}
         write_subset(run, out if len(subsets) == 1 else reports.new_folder(out / name))
         results[name] = metrics
