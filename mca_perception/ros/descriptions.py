@@ -38,6 +38,16 @@ __all__ = [
 SOURCE_FRAME = "camera"
 """Frame of the source's images where none is recorded."""
 
+VIEW_ARGUMENTS = (
+    LaunchArgument(
+        "view",
+        "none",
+        "What to look with: rviz, foxglove (Foxglove's bridge), or web (our own server for Foxglove).",
+        VIEWS,
+    ),
+    LaunchArgument("view_port", "8765", "Port that foxglove and web listen on."),
+)
+
 ARMBENCH_ARGUMENTS = (
     LaunchArgument("namespace", "perception", "Namespace of all nodes; one per camera."),
     LaunchArgument("model", "models/nano", "Folder of the model bundle."),
@@ -83,13 +93,7 @@ ARMBENCH_ARGUMENTS = (
     ),
     LaunchArgument("viewer", "false", "Whether to start the table of results.", ("true", "false")),
     LaunchArgument("out", "", "Folder in which the viewer keeps overlays and summary.json."),
-    LaunchArgument(
-        "view",
-        "none",
-        "What to look with: rviz, foxglove (Foxglove's bridge), or web (our own server for Foxglove).",
-        VIEWS,
-    ),
-    LaunchArgument("view_port", "8765", "Port that foxglove and web listen on."),
+    *VIEW_ARGUMENTS,
 )
 
 
@@ -248,13 +252,7 @@ MULTI_CAMERA_ARGUMENTS = (
         "One process for all cameras, which share the model, or separate ones, which share nothing.",
         ("shared", "separate"),
     ),
-    LaunchArgument(
-        "view",
-        "none",
-        "What to look with: rviz, foxglove (Foxglove's bridge), or web (our own server for Foxglove).",
-        VIEWS,
-    ),
-    LaunchArgument("view_port", "8765", "Port that foxglove and web listen on."),
+    *VIEW_ARGUMENTS,
 )
 
 
