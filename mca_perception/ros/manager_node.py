@@ -80,14 +80,14 @@ class ManagerNode(Node):
         except BringUpError:
             for name in reversed(active):
                 request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
-                self._call(self._changes[name], request, _ANSWER_S, spinner)
+                spinner.call(self._changes[name], request, _ANSWER_S)
             raise
 
     def was_restarted(self, name: str, spinner: Spinner) -> bool:
         """Whether a node that was up is a new process: it is unconfigured, and nobody took it down."""
         if name in self._taken_down or not self._states[name].service_is_ready():
             return False
-        answer = self._call(self._states[name], GetState.Request(), _ANSWER_S, spinner)
+        answer = spinner.call(self._states[name], GetState.Request(), _ANSWER_S)
         unconfigured = answer is not None and answer.current_state.id == State.PRIMARY_STATE_UNCONFIGURED
         return unconfigured and name not in self._taken_down
 
@@ -96,7 +96,7 @@ class ManagerNode(Node):
         limit = self.parameters["timeout_s"]
         if not spinner.spin_until(self._changes[name].service_is_ready, limit):
             raise BringUpError(f"node {name} did not appear within {limit:g} s; is it started, and so named?")
-        answer = self._call(self._states[name], GetState.Request(), limit, spinner)
+        answer = spinner.call(self._states[name], GetState.Request(), limit)
         if answer is None:
             raise BringUpError(f"node {name} did not tell its state within {limit:g} s")
         if answer.current_state.id not in _ORDER:
@@ -105,7 +105,7 @@ class ManagerNode(Node):
             return False
         self._errors.pop(name, None)  # of earlier attempts
         request = ChangeState.Request(transition=Transition(id=transition))
-        answer = self._call(self._changes[name], request, limit, spinner)
+        answer = spinner.call(self._changes[name], request, limit)
         verb = "configure" if transition == Transition.TRANSITION_CONFIGURE else "activate"
         if answer is None:
             raise BringUpError(f"node {name} did not {verb} within {limit:g} s")
@@ -114,14 +114,6 @@ class ManagerNode(Node):
             reason = self._errors.get(name) or "its log tells why"
             raise BringUpError(f"node {name} did not {verb}: {reason}")
         return True
-
-    def _call(self, client: Any, request: Any, limit_s: float, spinner: Spinner) -> Any:
-        """Answer of a service; ``None`` when there was none in time."""
-        future = client.call_async(request)
-        if spinner.spin_until(future.done, limit_s):
-            return future.result()
-        client.remove_pending_request(future)
-        return None
 
     def _on_transition(self, name: str, event: TransitionEvent) -> None:
         if event.goal_state.id == State.PRIMARY_STATE_UNCONFIGURED:

@@ -107,9 +107,7 @@ class PickReplay:
         if not spinner.spin_until(self._client.service_is_ready, patience):
             log.warning("no service identify_pick: picks are shown only", once=True)
             return
-        future = self._client.call_async(request)
-        spinner.spin_until(future.done, _TIMEOUT_S)
-        answer = future.result() if future.done() else None
+        answer = spinner.call(self._client, request, _TIMEOUT_S)
         if answer is None or not answer.success:
             reason = answer.message if answer else f"no answer within {_TIMEOUT_S:g} s"
             log.warning(f"pick {pick.id} was not identified: {reason}")

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -80,6 +80,14 @@ class Spinner:
             except ExternalShutdownException:
                 return False
         return False
+
+    def call(self, client: Any, request: Any, timeout_s: float) -> Any:
+        """Answer of a service; ``None`` when there was none in time."""
+        future = client.call_async(request)
+        if self.spin_until(future.done, timeout_s):
+            return future.result()
+        client.remove_pending_request(future)
+        return None
 
     def close(self) -> None:
         """Stop running callbacks."""

@@ -105,9 +105,7 @@ class SourceNode(Node):
                 "no service set_container: images go without their container", once=True
             )
             return
-        future = self._containers.call_async(request)
-        spinner.spin_until(future.done, _SERVICE_TIMEOUT_S)
-        response = future.result() if future.done() else None
+        response = spinner.call(self._containers, request, _SERVICE_TIMEOUT_S)
         if response is None or not response.success:
             reason = response.message if response else f"no answer within {_SERVICE_TIMEOUT_S:g} s"
             self.get_logger().warning(f"container {frame.container_id} was not set: {reason}")
