@@ -60,6 +60,11 @@ class CheckpointError(McaError, ValueError):
     """A checkpoint cannot be read, or does not fit the model."""
 
 
+def error_text(error: Exception) -> str:
+    """What to tell a user: our own errors say it themselves, others need their kind."""
+    return str(error) if isinstance(error, McaError) else f"{type(error).__name__}: {error}"
+
+
 class ContrastiveError(McaError, ValueError):
     """Embeddings, labels or settings do not fit a contrastive loss or an embedding measure."""
 

@@ -13,7 +13,7 @@ from mca_perception.deploy.bundle import ModelBundle
 from mca_perception.deploy.manifest import IdentificationSpec, SegmentationSpec
 from mca_perception.deploy.session import Session, open_sessions
 from mca_perception.deploy.sessions.selection import AUTOMATIC
-from mca_perception.errors import BundleError, GalleryError
+from mca_perception.errors import BundleError, GalleryError, InvalidImageError
 from mca_perception.identification.gallery import Gallery
 from mca_perception.objects import Objects
 from mca_perception.pipeline.answers import Answer, look_up
@@ -156,11 +156,12 @@ class PerceptionPipeline(Segmenter):
             timings_ms: receives the milliseconds of the stages.
 
         Raises:
-            ValueError: the objects are of an image of another size, or have no ``instance_mask``.
+            InvalidImageError: the objects are of an image of another size, or have no ``instance_mask``.
         """
         if objects.image_size != image.shape[:2] or objects.instance_mask is None:
-            raise ValueError(
-                f"objects of an image {objects.image_size} with their mask are needed for {image.shape[:2]}"
+            raise InvalidImageError(
+                f"the image has {image.shape[:2]} pixels, the objects are of one with {objects.image_size}"
+                f"{'' if objects.instance_mask is not None else ' and have no mask'}; give those of this image"
             )
         timings = {} if timings_ms is None else timings_ms
         parts: list[NDArray[np.float32]] = []

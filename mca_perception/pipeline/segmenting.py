@@ -19,7 +19,7 @@ from mca_perception.pipeline.embedding import Embedder
 from mca_perception.pipeline.heads import graph_inputs, to_candidates
 from mca_perception.pipeline.preprocessing import check_image
 from mca_perception.segmentation.postprocess import CONTAINERS, MaskCandidates
-from mca_perception.segmentation.tiling import MAX_GRID, Tile, View, join_views, tiles_of
+from mca_perception.segmentation.tiling import MAX_GRID, View, join_views, tiles_of
 
 __all__ = ["Segmenter", "Tiling", "chosen_head", "timed"]
 
@@ -126,7 +126,7 @@ class Segmenter(Embedder):
         whole = self._look(image, floor, timings)
         if self._count(whole) < tiling.from_objects:
             return whole.above(threshold)
-        views: list[View] = [[(Tile(slice(0, image.shape[0]), slice(0, image.shape[1])), whole)]]
+        views: list[View] = [[(tile, whole) for tile in tiles_of(image.shape[:2], 1)]]
         for grid in tiling.grids:
             tiles = tiles_of(image.shape[:2], grid)
             parts = [np.ascontiguousarray(image[tile.rows, tile.columns]) for tile in tiles]

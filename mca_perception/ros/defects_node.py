@@ -11,7 +11,7 @@ from mca_perception_msgs.msg import PerceivedObject
 
 from mca_perception.objects import Objects
 from mca_perception.ros.conversions import defect_of
-from mca_perception.ros.defect_messages import DefectRule, rate_problem
+from mca_perception.ros.defect_messages import rate_problem
 from mca_perception.ros.defect_services import InspectionServices
 from mca_perception.ros.engine import Engine, EngineSlot, Settings
 from mca_perception.ros.managed_node import run_managed
@@ -38,13 +38,10 @@ class DefectsNode(ObjectNode):
     def _settings(self) -> Settings:
         return Settings(identify=False)
 
-    def _fill(self, message: PerceivedObject, found: Objects, i: int) -> None:
-        message.defect = defect_of(found, i, self._rule())
-
-    def _rule(self) -> DefectRule | None:
-        assert self._engines is not None
-        with self._engines.use() as engine:
-            return engine.defect_rule(self.parameters["defect_fpr"])
+    def _fill(self, messages: list[PerceivedObject], found: Objects, engine: Engine) -> None:
+        rule = engine.defect_rule(self.parameters["defect_fpr"])
+        for i, message in enumerate(messages):
+            message.defect = defect_of(found, i, rule)
 
     def _refuse(self, name: str, value: Any) -> str:
         """Why a parameter cannot have a value that lies within its limits."""

@@ -57,8 +57,9 @@ class IdentificationNode(ObjectNode):
             top_k=self.parameters["top_k"], reject_unknown=self.parameters["reject_unknown"], inspect=False
         )
 
-    def _fill(self, message: PerceivedObject, found: Objects, i: int) -> None:
-        message.products = to_products(found, i)
+    def _fill(self, messages: list[PerceivedObject], found: Objects, engine: Engine) -> None:
+        for i, message in enumerate(messages):
+            message.products = to_products(found, i)
 
     def _facts(self) -> dict[str, Any]:
         return self._container_service.facts() if self._container_service else {}

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from mca_perception.errors import McaError
+from mca_perception.errors import error_text
 from mca_perception.ros.diagnostics import DiagnosticsPublisher
 from mca_perception.ros.parameters import NodeParameters, ParameterSpec
 from mca_perception.ros.runner import Spinner, run_node
@@ -121,7 +121,7 @@ class ManagedNode(LifecycleNode, ABC):
 
     def report(self, error: Exception) -> None:
         """Log an error and show it on ``/diagnostics``."""
-        text = str(error) if isinstance(error, McaError) else f"{type(error).__name__}: {error}"
+        text = error_text(error)
         self._log_error(text)
         self._statistics.note_error(text)
 

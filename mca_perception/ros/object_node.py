@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 
-from mca_perception.errors import InvalidImageError, McaError
+from mca_perception.errors import InvalidImageError, McaError, error_text
 from mca_perception.objects import Objects
 from mca_perception.ros import qos
 from mca_perception.ros.conversions import stamp_ns
@@ -70,8 +70,8 @@ class ObjectNode(ManagedNode):
         """What the pipeline shall do."""
 
     @abstractmethod
-    def _fill(self, message: PerceivedObject, found: Objects, i: int) -> None:
-        """Write what is known of object ``i`` into its message."""
+    def _fill(self, messages: list[PerceivedObject], found: Objects, engine: Engine) -> None:
+        """Write what is known of the objects into their messages."""
 
     def _container(self) -> Container:
         """What limits the products."""
@@ -132,8 +132,7 @@ class ObjectNode(ManagedNode):
         try:
             self._process(messages, frames)
         except Exception as error:
-            cause = drop_cause(error)
-            text = str(error) if isinstance(error, McaError) else f"{type(error).__name__}: {error}"
+            cause, text = drop_cause(error), error_text(error)
             self._statistics.count_drop(cause, text)
             self.get_logger().warning(f"objects dropped ({cause}): {text}", throttle_duration_sec=LOG_EVERY_S)
 
@@ -144,18 +143,12 @@ class ObjectNode(ManagedNode):
         picture = messages[_IMAGE]
         image = decode_compressed(picture) if isinstance(picture, CompressedImage) else decode_image(picture)
         objects = objects_of(message, messages[_MASK])
-        if objects.image_size != image.shape[:2]:
-            raise InvalidImageError(
-                f"the objects are of an image of {objects.image_size}, the image has {image.shape[:2]}; "
-                "remap segmented/objects to the objects of this image"
-            )
         container = self._container()
         with self._turns, self._engines.use() as engine:
             found = engine.look_closer(image, objects, container, self._settings())
             if engine.model != message.model:
                 message.model = f"{message.model} {engine.model}".strip()
-        for i, entry in enumerate(message.objects):
-            self._fill(entry, found, i)
+            self._fill(message.objects, found, engine)
         message.container_id = container.container_id or message.container_id
         spent = (time.perf_counter() - started) * 1e3
         message.timing.identification_ms += float(found.timings_ms.get("identification", 0.0))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage
 
-from mca_perception.errors import InvalidImageError, McaError
+from mca_perception.errors import InvalidImageError, error_text
 from mca_perception.objects import Objects
 from mca_perception.pipeline import Tiling
 from mca_perception.ros.conversions import FrameInfo, best_first, stamp_ns
@@ -109,8 +109,7 @@ class FrameProcessor:
         try:
             self._process(frame, is_stopped)
         except Exception as error:
-            cause = drop_cause(error)
-            text = str(error) if isinstance(error, McaError) else f"{type(error).__name__}: {error}"
+            cause, text = drop_cause(error), error_text(error)
             self._statistics.count_drop(cause, text)
             self._on_drop(cause, text)
 

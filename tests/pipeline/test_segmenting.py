@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from mca_perception.cli.main import app
 from mca_perception.deploy.bundle import ModelBundle
 from mca_perception.deploy.session import open_sessions
+from mca_perception.errors import InvalidImageError
 from mca_perception.pipeline import PerceptionPipeline, Tiling
 from tests.support.bundles import draw_tote, write_colour_bundle
 
@@ -122,3 +123,13 @@ def test_the_command_line_names_what_it_cannot_read(tmp_path: Path) -> None:
     assert failed.exit_code == 2
     assert "tiles are 'x'" in failed.output
     assert not (tmp_path / "out").exists()
+
+
+def test_objects_of_another_image_are_refused(bundle: ModelBundle) -> None:
+    pipeline = PerceptionPipeline.from_bundle(bundle.path)
+    image, _ = draw_tote((480, 640), RECTANGLES)
+    objects = pipeline.perceive(image)
+    with pytest.raises(InvalidImageError, match="give those of this image"):
+        pipeline.look_closer(image[:240], objects)
+    with pytest.raises(InvalidImageError, match="have no mask"):
+        pipeline.look_closer(image, objects.replace(instance_mask=None))

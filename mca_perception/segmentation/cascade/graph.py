@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.library import custom_op, get_ctx
+from torch import Tensor, library, nn
 
 from mca_perception.errors import RecipeError
 from mca_perception.segmentation.cascade.boxes import clip_boxes, decode_boxes, has_size
@@ -121,7 +120,7 @@ class CascadeGraph(nn.Module):
         )
 
 
-@custom_op("mca_perception::choose_boxes", mutates_args=())
+@library.custom_op("mca_perception::choose_boxes", mutates_args=())
 def _choose(
     boxes: Tensor, scores: Tensor, score_threshold: Tensor, iou_threshold: float, limit: int
 ) -> Tensor:
@@ -149,11 +148,11 @@ def _choose(
 
 @_choose.register_fake
 def _(boxes: Tensor, scores: Tensor, score_threshold: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    count = get_ctx().new_dynamic_size(min=0, max=limit)
+    count = library.get_ctx().new_dynamic_size(min=0, max=limit)
     return boxes.new_empty((count, 2), dtype=torch.long)
 
 
-@custom_op("mca_perception::pool_boxes", mutates_args=())
+@library.custom_op("mca_perception::pool_boxes", mutates_args=())
 def _pool(
     maps: Sequence[Tensor],
     boxes: Tensor,
