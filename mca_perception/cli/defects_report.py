@@ -16,13 +16,13 @@ from mca_perception.cli.contact_sheets import Image, captioned, grid, write_imag
 from mca_perception.datasets.armbench_defects import LABELS, DefectView, read_defect_images
 from mca_perception.datasets.images import read_rgb
 from mca_perception.defects.figures import RATES, UnitResults
-from mca_perception.defects.metrics import curves
+from mca_perception.defects.metrics import Curves, curves
 from mca_perception.defects.scores import SCORES, scores_of
 from mca_perception.pipeline.defect_evaluation import DefectRun, PartResults, evaluate_defects
 from mca_perception.pipeline.heat_maps import heat_overlay
 from mca_perception.pipeline.inspection import DefectInspector
 
-__all__ = ["evaluate"]
+__all__ = ["curve_of", "evaluate"]
 
 _TILE = 160
 _WORST = 12
@@ -172,7 +172,7 @@ def plot_curves(run: DefectRun, roc: Path, precision_recall: Path) -> None:
     pr_figure, pr_axes = plots.new_axes()
     for unit, results in units.items():
         for name, style in zip(SCORES, (":", "--", "-"), strict=True):
-            found = _curve(results, name)
+            found = curve_of(results, name)
             if not found.positives or not found.negatives:
                 continue
             label = f"{unit}, {name}"
@@ -188,7 +188,8 @@ def plot_curves(run: DefectRun, roc: Path, precision_recall: Path) -> None:
     plots.finish_plot(pr_figure, pr_axes, precision_recall)
 
 
-def _curve(results: UnitResults, name: str) -> Any:
+def curve_of(results: UnitResults, name: str) -> Curves:
+    """Curve of one score of a unit; negatives are the nominal rows."""
     counted = results.truth[:, 0] | _truth(results, name)
     return curves(scores_of(results.logits, 1.0)[name][counted], _truth(results, name)[counted])
 

@@ -71,7 +71,7 @@ def _convert(bundle: ModelBundle, out: Path, options: Deployment) -> ModelBundle
         fused=options.fused,
         int8=Int8Settings(symmetric=options.target == "tensorrt"),
         evaluation=options.evaluation,
-        thresholds=GateThresholds(options.max_loss, options.max_loss),
+        thresholds=GateThresholds(options.max_loss, options.max_loss, options.max_loss),
         evaluation_limit=options.evaluation_limit,
         # ONNX Runtime has no bfloat16 kernels for processors.
         session="openvino" if options.precision == "bf16" else "onnxruntime-cpu",

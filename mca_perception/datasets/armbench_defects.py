@@ -20,7 +20,16 @@ from mca_perception.datasets.defect_ids import in_held_out_session, read_entries
 from mca_perception.datasets.shapes import rasterise_segmentation
 from mca_perception.errors import DatasetError
 
-__all__ = ["LABELS", "SPLITS", "DefectIndex", "DefectPick", "DefectView", "held_out", "read_defect_images"]
+__all__ = [
+    "LABELS",
+    "SPLITS",
+    "DefectIndex",
+    "DefectPick",
+    "DefectView",
+    "held_out",
+    "read_defect_images",
+    "read_defect_view",
+]
 
 LABELS = ("nominal", "multi_pick", "package_defect")
 """Labels of an image, in the order of a model's outputs."""
@@ -168,6 +177,12 @@ def _read_pick(folder: Path, skipped: Counter[str], incomplete: Counter[str]) ->
         return None
     incomplete["pick whose images have different labels"] += len({view.label for view in views}) > 1
     return DefectPick(folder.name, tuple(views))
+
+
+def read_defect_view(image: Path) -> DefectView | None:
+    """One image of a pick with the annotation beside it; None where there is none that can be used."""
+    files = {image.name, f"{image.stem}.json"}
+    return _read_view(image.parent, image.stem, files, Counter(), Counter())
 
 
 def _read_view(

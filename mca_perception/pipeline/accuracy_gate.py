@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mca_perception.datasets.armbench_defects import read_defect_images
 from mca_perception.datasets.coco import SUBSETS, CocoSplit
 from mca_perception.deploy.bundle import ModelBundle
 from mca_perception.errors import DatasetError
 from mca_perception.identification.index import load_identification
+from mca_perception.pipeline.defect_evaluation import evaluate_defects
 from mca_perception.pipeline.evaluation import evaluate_segmentation
 from mca_perception.pipeline.identification_evaluation import evaluate_identification
+from mca_perception.pipeline.inspection import DefectInspector
 from mca_perception.pipeline.pipeline import PerceptionPipeline
 from mca_perception.pipeline.references import Progress, no_progress
 
@@ -28,10 +32,12 @@ class GateThresholds:
     Attributes:
         mask_ap50: average precision of masks at IoU 0.5, of objects.
         recall_at_1: share of picks identified first.
+        defect_recall: recall of defective picks at a false-positive rate of 1 %.
     """
 
     mask_ap50: float = 0.01
     recall_at_1: float = 0.01
+    defect_recall: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,8 @@ def run_gate(
     Args:
         reference: the model before the change, run by ONNX Runtime on the CPU.
         exported: the model after it.
-        evaluation: folders in ARMBench's layout, of totes or of picks; the split ``val`` where there is one, else
-            ``test`` (for picks ``testset``).
+        evaluation: folders in ARMBench's layout, of totes, of picks or of defect images; the split ``val`` where
+            there is one, else ``test`` (for picks ``testset``).
         thresholds: largest losses.
         limit: look only at so many images or picks of each.
         session: back end of the exported model.
@@ -111,20 +117,20 @@ def run_gate(
         BundleError: a model cannot do the task of the data, or the back end cannot run it.
     """
     allowed = thresholds or GateThresholds()
-    models = (
-        PerceptionPipeline.from_bundle(reference.path, session="onnxruntime-cpu"),
-        PerceptionPipeline.from_bundle(exported.path, session=session),
-    )
+    models = ((reference.path, "onnxruntime-cpu"), (exported.path, session))
     checks = []
     for folder in evaluation:
         if (folder / "Picks").is_dir():
             checks.append(_picks(models, folder, allowed.recall_at_1, limit, progress))
+        elif (folder / "train.csv").is_file():
+            checks.append(_defects(models, folder, allowed.defect_recall, limit, progress))
         else:
             checks.append(_totes(models, folder, allowed.mask_ap50, limit, progress))
     return GateResult(tuple(checks))
 
 
-Models = tuple[PerceptionPipeline, PerceptionPipeline]
+Models = tuple[tuple[Path, str], tuple[Path, str]]
+"""Folder and back end of the model before the change, and after it."""
 
 
 def _totes(models: Models, folder: Path, allowed: float, limit: int | None, progress: Progress) -> Check:
@@ -133,11 +139,12 @@ def _totes(models: Models, folder: Path, allowed: float, limit: int | None, prog
     split = next((name for name in SPLITS if (root / f"{name}.json").is_file()), None)
     if split is None:
         raise DatasetError(
-            f"{folder} holds neither picks (Picks/) nor totes (val.json or test.json); give a folder in ARMBench's "
-            "layout to evaluate on"
+            f"{folder} holds neither picks (Picks/), totes (val.json or test.json) nor defect images (train.csv); give "
+            "a folder in ARMBench's layout to evaluate on"
         )
     values = []
-    for model in models:
+    for path, session in models:
+        model = PerceptionPipeline.from_bundle(path, session=session)
         records = CocoSplit.open(folder, subset=subset, split=split, limit=limit)
         metrics = evaluate_segmentation(model, records, progress=progress).metrics
         values.append(float((metrics["object_only"] or metrics)["mask_map50"]))
@@ -147,9 +154,22 @@ def _totes(models: Models, folder: Path, allowed: float, limit: int | None, prog
 
 def _picks(models: Models, folder: Path, allowed: float, limit: int | None, progress: Progress) -> Check:
     values = []
-    for model in models:
+    for path, session in models:
+        model = PerceptionPipeline.from_bundle(path, session=session)
         index = load_identification(folder, split="testset", limit=limit)
         metrics = evaluate_identification(model, index, progress=progress).metrics
         values.append(float(metrics["recall@1"]))
     before, after = values
     return Check(f"{folder.name}/testset", "Recall@1", before, after, allowed, metrics["queries"])
+
+
+def _defects(models: Models, folder: Path, allowed: float, limit: int | None, progress: Progress) -> Check:
+    values = []
+    for path, session in models:
+        model = DefectInspector.from_bundle(path, session=session)
+        index = read_defect_images(folder, limit=limit)
+        pick = evaluate_defects(model, index, progress=progress).metrics["official"]["pick"]
+        recall = pick["recall@fpr0.01"]["combined"]
+        values.append(math.nan if recall is None else float(recall))
+    before, after = values
+    return Check(f"{folder.name}/test", "defect recall at FPR 1 %", before, after, allowed, pick["count"])

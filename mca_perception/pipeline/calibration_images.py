@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mca_perception.datasets.armbench_defects import read_defect_view
 from mca_perception.datasets.images import IMAGE_SUFFIXES, read_rgb
 from mca_perception.deploy.bundle import ModelBundle
 from mca_perception.deploy.engine_cache import file_digest
 from mca_perception.deploy.session import Session, open_sessions
 from mca_perception.deploy.sessions.base import Arrays
 from mca_perception.errors import CalibrationError
+from mca_perception.pipeline.inspection import DefectInspector
 from mca_perception.pipeline.pipeline import PerceptionPipeline
 from mca_perception.pipeline.references import Progress, no_progress
 
@@ -114,12 +116,29 @@ class SampleStore:
 def record_samples(
     bundle: ModelBundle, images: CalibrationImages, store: SampleStore, *, progress: Progress = no_progress
 ) -> None:
-    """Run a model over images and keep what its graphs are given: scenes, and crops of what is found in them."""
+    """Run a model over images and keep what its graphs are given.
+
+    Scenes, and crops of what is found in them. A model without a segmentation head inspects picks: images of defect
+    data are cut out as their annotation says, four at once as views of one pick.
+    """
     sessions = open_sessions(bundle, session="onnxruntime-cpu")
     recording = {name: _Recording(name, session, store) for name, session in sessions.items()}
+    if bundle.manifest.segmentation is None and bundle.manifest.defects is not None:
+        inspector = DefectInspector(bundle, recording)
+        for start in progress(range(0, len(images.paths), CROPS_PER_IMAGE), "calibration"):
+            part = images.paths[start : start + CROPS_PER_IMAGE]
+            inspector.view_probabilities(np.stack([_cut_out(inspector, path) for path in part]))
+        return
     pipeline = PerceptionPipeline.from_bundle(bundle.path, session=recording)
     for path in progress(images.paths, "calibration"):
         pipeline.perceive(read_rgb(path))
+
+
+def _cut_out(inspector: DefectInspector, path: Path) -> NDArray[np.uint8]:
+    """The crop of a defect image, of the whole image where it has no annotation beside it."""
+    image = read_rgb(path)
+    view = read_defect_view(path)
+    return inspector.crop(image, None if view is None else view.mask(*image.shape[:2]))
 
 
 class _Recording:

@@ -20,8 +20,9 @@ from mca_perception.pipeline import PerceptionPipeline, precision_export
 from mca_perception.pipeline.accuracy_gate import Check, GateThresholds, run_gate
 from mca_perception.pipeline.calibration_images import LIST_NAME, choose_images
 from mca_perception.pipeline.precision_export import PrecisionOptions, export_precision
-from tests.support.bundles import bundle_files, draw_tote, manifest_fields
+from tests.support.bundles import bundle_files, draw_tote, manifest_fields, write_inspecting_bundle
 from tests.support.datasets import write_pick_set, write_tote_set
+from tests.support.defects import write_defect_set
 
 
 def with_projection() -> dict[str, bytes]:
@@ -152,6 +153,25 @@ def test_graphs_may_take_pixels_and_find_the_same(bundle, data, tmp_path, precis
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.5)
     np.testing.assert_allclose(found.embeddings, expected.embeddings, atol=1e-3)
     assert converted.embedding_fingerprint != bundle.embedding_fingerprint
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_model_that_only_inspects_picks_is_judged_by_what_it_finds(precision, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    picks = write_defect_set(tmp_path / "defects")
+    inspecting = write_inspecting_bundle(tmp_path / "model", only=True)
+    wanted = PrecisionOptions(
+        precision, calibration=[picks / "data"], calibration_images=9, evaluation=[picks]
+    )
+    converted, gate = export_precision(inspecting, tmp_path / "out", wanted)
+    assert gate is not None
+    (check,) = gate.checks
+    assert (check.data, check.metric, check.samples) == ("defects/test", "defect recall at FPR 1 %", 12)
+    # Every other defect of the set is dark, not coloured: this model cannot see those.
+    assert check.reference == pytest.approx(check.exported)
+    assert 0.4 < check.reference < 0.6
+    assert converted.manifest.precision is not None
+    assert {"backbone.onnx", "defects.onnx"} <= set(converted.manifest.precision.converted)
 
 
 def test_without_evaluation_the_card_says_so(bundle, tmp_path) -> None:

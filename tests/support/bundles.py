@@ -260,8 +260,13 @@ def write_fusing_bundle(directory: Path) -> ModelBundle:
     return write_bundle(directory, fields, files)
 
 
-def write_inspecting_bundle(directory: Path) -> ModelBundle:
-    """Write the colour bundle with a calibrated defect head: red is a multi-pick, blue a package defect."""
+def write_inspecting_bundle(directory: Path, *, only: bool = False) -> ModelBundle:
+    """Write the colour bundle with a calibrated defect head: red is a multi-pick, blue a package defect.
+
+    Args:
+        directory: bundle folder.
+        only: leave out the heads that find and identify objects.
+    """
     fields = manifest_fields()
     outputs = {"logits": ("float32", ["N", 3]), "evidence": ("float32", ["N", 3])}
     graphs = {
@@ -300,8 +305,10 @@ def write_inspecting_bundle(directory: Path) -> ModelBundle:
         ],
         "clear_below": {"pick": 0.3, "image": 0.3},
     }
-    files = {"defects.onnx": _graph(_DEFECTS), "defect_views.onnx": _graph(_DEFECT_VIEWS)}
-    return write_bundle(directory, fields, {**bundle_files(), **files})
+    files = {"defects.onnx": _graph(_DEFECTS), "defect_views.onnx": _graph(_DEFECT_VIEWS), **bundle_files()}
+    for head in ("segmentation", "identification") if only else ():
+        del fields[head], fields["graphs"][head], files[f"{head}.onnx"]
+    return write_bundle(directory, fields, files)
 
 
 def draw_tote(
