@@ -80,7 +80,9 @@ def command(
     ] = False,
     evaluate: Annotated[
         list[Path] | None,
-        typer.Option(help="Totes, picks or defect images in ARMBench's layout to run the gate on; repeatable."),
+        typer.Option(
+            help="Totes, picks or defect images in ARMBench's layout to run the gate on; repeatable."
+        ),
     ] = None,
     evaluate_limit: Annotated[int | None, typer.Option(min=1, help="Images or picks of each.")] = None,
     max_loss: Annotated[

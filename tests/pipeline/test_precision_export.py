@@ -156,7 +156,9 @@ def test_graphs_may_take_pixels_and_find_the_same(bundle, data, tmp_path, precis
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_model_that_only_inspects_picks_is_judged_by_what_it_finds(precision, monkeypatch, tmp_path) -> None:
+def test_a_model_that_only_inspects_picks_is_judged_by_what_it_finds(
+    precision, monkeypatch, tmp_path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     picks = write_defect_set(tmp_path / "defects")
     inspecting = write_inspecting_bundle(tmp_path / "model", only=True)
