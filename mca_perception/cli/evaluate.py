@@ -8,9 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from mca_perception.cli import evaluate_retrieval
+from mca_perception.cli.evaluate_options import Data, Limit, Model, Out, Seed
+
 app = typer.Typer(
     name="eval", no_args_is_help=True, add_completion=False, help="Evaluate a model bundle on a data set."
 )
+
+app.add_typer(evaluate_retrieval.app)
 
 DEFAULT_SUBSET = "mix-object-tote"
 
@@ -20,13 +25,6 @@ class Head(str, Enum):
 
     CASCADE = "cascade"
     EDGE = "edge"
-
-
-Data = Annotated[Path, typer.Option(help="Folder of the data set in ARMBench's layout.")]
-Model = Annotated[Path, typer.Option(help="Folder of the model bundle.")]
-Out = Annotated[Path, typer.Option(help="Folder for metrics.json, report.md and pictures.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Evaluate only so many, in file order.")]
-Seed = Annotated[int, typer.Option(help="Seed of the bootstrap interval.")]
 
 
 @app.command(
@@ -268,92 +266,6 @@ def trec_is(
     evaluate_trec_is(
         labels, run, out, skip_unknown_types=skip_unknown_types, allow_missing_topics=allow_missing_topics
     )
-
-
-@app.command(
-    "grocery-retrieval",
-    epilog="Example: mca eval grocery-retrieval --data grocery --split val --model models/retrieval --out out",
-)
-def grocery_retrieval(
-    data: Annotated[Path, typer.Option(help="Folder of the Grocery Store data set.")],
-    model: Annotated[Path, typer.Option(help="Folder of a bundle with an image and a text side.")],
-    out: Out,
-    split: Annotated[str, typer.Option(help="NAME of the list of photos NAME.txt.")] = "val",
-    summary: Annotated[bool, typer.Option(help="Search with summaries of the descriptions.")] = True,
-    per_entity: Annotated[
-        int,
-        typer.Option(min=0, help="Images per entity of an index over train's descriptions; 0: score all."),
-    ] = 0,
-    back_end: Annotated[
-        str, typer.Option(help="How all images are searched, as in mca retrieval search.")
-    ] = "exact",
-) -> None:
-    """Score how well product descriptions find the natural photos of the products."""
-    from mca_perception.cli.retrieval_reports import evaluate_grocery
-
-    evaluate_grocery(data, split, model, out, summary=summary, per_entity=per_entity, back_end=back_end)
-
-
-@app.command(
-    "atomic", epilog="Example: mca eval atomic --data atomic --model runs/cfir/bundle --out results/atomic"
-)
-def atomic(
-    data: Annotated[Path, typer.Option(help="Folder with texts/, images/ and qrels/ of AToMiC.")],
-    model: Annotated[Path, typer.Option(help="Folder of a bundle with an image and a text side.")],
-    out: Out,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "validation",
-    pool: Annotated[
-        str,
-        typer.Option(help="Images to search: small (the split's own), base (of any qrels) or large (all)."),
-    ] = "base",
-    summary: Annotated[bool, typer.Option(help="Search with summaries of the texts.")] = True,
-    per_entity: Annotated[
-        int, typer.Option(min=0, help="Images per entity of an index over train's texts; 0: score all.")
-    ] = 0,
-    back_end: Annotated[
-        str, typer.Option(help="How all images are searched, as in mca retrieval search.")
-    ] = "exact",
-    entity_model: Annotated[
-        Path | None,
-        typer.Option(help="Bundle of the pre-trained text side that encodes entities. [default: --model]"),
-    ] = None,
-    limit: Limit = None,
-) -> None:
-    """Score text-to-image retrieval with ir_measures; also writes run.txt. Goes on where it was stopped."""
-    from mca_perception.cli.retrieval_reports import evaluate_atomic
-
-    evaluate_atomic(
-        data,
-        split,
-        model,
-        out,
-        pool=pool,
-        summary=summary,
-        per_entity=per_entity,
-        back_end=back_end,
-        entity_model=entity_model,
-        limit=limit,
-    )
-
-
-@app.command(
-    "image-text",
-    epilog="Example: mca eval image-text --data dataset_coco.json --images coco --model runs/b --out results/coco",
-)
-def image_text(
-    data: Annotated[Path, typer.Option(help="Karpathy's split file, such as dataset_coco.json.")],
-    model: Annotated[Path, typer.Option(help="Folder of a bundle with an image and a text side.")],
-    out: Out,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder that the file names are relative to. [default: the file's]")
-    ] = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    limit: Limit = None,
-) -> None:
-    """Score captions against images in both directions: R@1, R@5, R@10."""
-    from mca_perception.cli.retrieval_reports import evaluate_image_text
-
-    evaluate_image_text(data, images, split, model, out, limit=limit)
 
 
 def _subsets(data: Path, names: list[str], split: str) -> list[str]:
