@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -125,8 +126,17 @@ _worker_catalogue: Catalogue | None = None
 
 def _start_worker(seed: int, size: int, photos: tuple[Photo, ...], photo_share: float | None) -> None:
     global _worker_catalogue
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     _worker_catalogue = Catalogue(seed, size, photos, photo_share)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever, and go on with what it has."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(task: Callable[[Catalogue, Any], Result], items: list[Any]) -> list[Result]:
