@@ -1,9 +1,12 @@
 """Descriptions to natural photos of the Grocery Store data set: what each part of CFIR does, and what caching saves.
 
-One dual encoder is the start of all rows; say in `--note` what it has seen. From it the language side alone is trained
-against cached image vectors, and both sides, three seeds each, on the photos of `train`. Figures are of `--split`,
-which chooses nothing. Every model is judged with summaries and without, with and without the entity index, and by a
-graph index instead of a scan. Results are kept in `--work` as they come: run it again to go on.
+One dual encoder is the start of the trained rows; say in `--note` what it has seen. From it the language side alone is
+trained against cached image vectors, and both sides, three seeds each, on the photos of `train`. `--zero-shot` names
+runs that have seen neither photos nor descriptions of the data set, such as those of `cfir_synthesised` with several
+seeds: they are judged as they are, with `--captions` on the held-out captions of their own data too, and so is a random
+order. Figures are of `--split`, which chooses nothing. Every model is judged with summaries and without, with and
+without the entity index, and by a graph index instead of a scan. Results are kept in `--work` as they come: run it
+again to go on.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +28,14 @@ from mca_perception.backbone import normalise
 from mca_perception.backbone.tokenizer import BEiT3Tokenizer
 from mca_perception.cli import reports
 from mca_perception.datasets.images import resize_square
+from mca_perception.datasets.pairs import read_pairs
 from mca_perception.pretraining.model import PretrainingHeads
+from mca_perception.retrieval.documents import Document
 from mca_perception.retrieval.entities import PhraseEntities
 from mca_perception.retrieval.entity_index import EntityIndex
 from mca_perception.retrieval.evaluation import FileSource, GroceryQueries, evaluate, read_grocery_queries
 from mca_perception.retrieval.indexing import index_images
+from mca_perception.retrieval.metrics import ranking_metrics
 from mca_perception.retrieval.retriever import Retriever, SearchOptions
 from mca_perception.retrieval.search import open_searcher
 from mca_perception.retrieval.store import RetrievalStore
@@ -36,6 +43,7 @@ from mca_perception.training.hardware import flushed_denormals
 from mca_perception.training.loop import train
 from mca_perception.training.model import PerceptionModel, build
 from mca_perception.training.recipe import Recipe, load_recipe
+from mca_perception.training.run import load_run
 
 NAME = "grocery_retrieval"
 SEEDS = (0, 1, 2)
@@ -43,6 +51,7 @@ METRICS = ("mrr@10", "recall@10", "recall@100", "hit@1")
 PER_ENTITY = (20, 50)
 TIMED_STEPS = 6
 BATCH = 32
+RANDOM_ORDERS = 200
 VARIANTS: dict[str, dict[str, Any]] = {
     "summary, scan": {},
     "beginning, scan": {"summary": False},
@@ -57,7 +66,7 @@ class TorchEncoder:
     name = "benchmark"
 
     def __init__(self, model: PerceptionModel, recipe: Recipe, name: str) -> None:
-        section = recipe.retrieval
+        section = recipe.retrieval or recipe.pretraining
         assert section is not None
         assert section.tokenizer is not None
         (heads,) = model.heads.values()
@@ -145,6 +154,59 @@ def judge(
     return results
 
 
+def caption_queries(data: Path, split: str) -> GroceryQueries:
+    """Every different caption of a split, and the pictures that carry it."""
+    items = [item for item in read_pairs(data).items if item.split == split]
+    qrels: dict[str, dict[str, int]] = {}
+    for item in items:
+        for text in item.texts:
+            qrels.setdefault(text, {})[item.id] = 1
+    queries = {text: Document(text=text) for text in qrels}
+    return GroceryQueries(queries, qrels, {item.id: item.images[0] for item in items})
+
+
+def judge_zero_shot(
+    runs: Sequence[Path], captions: Path | None, work: Path, queries: GroceryQueries, train_texts: Any
+) -> dict[str, Any]:
+    """All variants of finished runs that never saw the data set, and how well they know their own captions."""
+    results: dict[str, Any] = {}
+    for run in runs:
+        recipe, model, _, log = load_run(run)
+        folder = work / f"zero-shot-{recipe.seed}"
+        make = partial(judge, model, recipe, folder, queries, train_texts)
+        results[folder.name] = kept(work / f"{folder.name}.json", make)
+        results[folder.name]["steps"] = log[-1]["step"]
+        if captions is not None:
+            own = partial(judge_captions, model, recipe, folder, caption_queries(captions, "val"))
+            results[folder.name]["own captions"] = kept(work / f"{folder.name}-captions.json", own)
+    return results
+
+
+def judge_captions(
+    model: PerceptionModel, recipe: Recipe, folder: Path, queries: GroceryQueries
+) -> dict[str, float]:
+    """Held-out captions to their pictures, by a scan."""
+    encoder = TorchEncoder(model, recipe, folder.name)
+    with index_photos(queries.photos, folder / "captions.store", encoder) as store:
+        options = SearchOptions(top_n=100, use_summary=False, use_entities=False)
+        found = evaluate(Retriever(store, encoder), queries.queries, queries.qrels, METRICS, options).metrics
+    by_chance = {f"{name} by chance": value for name, value in chance(queries).items()}
+    return {**found, **by_chance, "captions": len(queries.queries), "pictures": len(queries.photos)}
+
+
+def chance(queries: GroceryQueries) -> dict[str, float]:
+    """Mean metrics of random orders."""
+    rng = np.random.default_rng(0)
+    photos = list(queries.photos)
+    found = [
+        ranking_metrics(
+            queries.qrels, {topic: rng.permutation(photos)[:100].tolist() for topic in queries.qrels}, METRICS
+        )
+        for _ in range(RANDOM_ORDERS)
+    ]
+    return {metric: statistics.fmean(run[metric] for run in found) for metric in METRICS}
+
+
 def trained(recipe: Recipe, folder: Path) -> PerceptionModel:
     """The recipe's model, trained in ``folder``; a run that was stopped goes on."""
     with flushed_denormals():
@@ -182,6 +244,10 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="beit3.spm")
     parser.add_argument("--start", type=Path, help="finished run of a dual encoder")
     parser.add_argument("--work", type=Path, help="folder for what is in the making")
+    parser.add_argument(
+        "--zero-shot", type=Path, nargs="*", default=[], help="finished runs that never saw the data set"
+    )
+    parser.add_argument("--captions", type=Path, help="data set of those runs (mca synth captions)")
     parser.add_argument("--split", default="val")
     parser.add_argument("--note", default="", help="what else has to be known about this run")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -220,6 +286,7 @@ def main() -> None:
             return {"images": opened.count, "cpu_seconds": time.process_time() - begun}
 
     cached = kept(options.work / "cache.json", cache)
+    results |= judge_zero_shot(options.zero_shot, options.captions, options.work, queries, texts)
     language = [f"retrieval.image_vectors={store}"]
     for seed in SEEDS:
         for part, more in (("language", language), ("full", [])):
@@ -259,6 +326,7 @@ def main() -> None:
         },
         "seeds": list(SEEDS),
         "rows": summarise(results),
+        "by_chance": chance(queries),
         "results": results,
         "S1_share_of_evaluation_saved_by_the_cache": 1 - scan / (scan + first["encoding_cpu_seconds"]),
         "S2_cpu_seconds_per_step": times,
@@ -272,8 +340,10 @@ def main() -> None:
 def summarise(results: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     """Mean and standard deviation over seeds, by model and variant."""
     rows: dict[str, dict[str, dict[str, float]]] = {}
-    for model in ("start", "language", "full"):
-        runs = [found for name, found in results.items() if name.split("-")[0] == model]
+    for model in ("zero-shot", "start", "language", "full"):
+        runs = [found for name, found in results.items() if name.startswith(model)]
+        if not runs:
+            continue
         for variant in VARIANTS:
             values = {metric: [run[variant][metric] for run in runs] for metric in METRICS}
             rows.setdefault(model, {})[variant] = {

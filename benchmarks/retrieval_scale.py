@@ -4,7 +4,8 @@ Vectors are synthetic: clusters around random centres, queries near some of them
 recall has to be measured again on real ones. Every method runs in a process of its own, so that its memory is its own;
 of a memory-mapped store the mapped pages are given apart, as the system may take them back. The entity index holds
 centres as entities; a query names some of them. A flat scan's cost is a straight line in the number of rows: from the
-pools measured it is extrapolated to AToMiC's, beside the thesis' 364 ms per query on the large one.
+pools measured it is extrapolated to AToMiC's, beside the thesis' 364 ms per query on the large one. Rows are kept in
+`--work` as they come: run it again to go on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import json
 import multiprocessing
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ from numpy.typing import NDArray
 
 from mca_perception.cli import reports
 from mca_perception.retrieval.entity_index import EntityIndex
-from mca_perception.retrieval.search import open_searcher, score_rows
+from mca_perception.retrieval.exact_search import score_rows
+from mca_perception.retrieval.search import open_searcher
 from mca_perception.retrieval.store import ImageRecord, RetrievalStore
 
 NAME = "retrieval-scale"
@@ -68,7 +72,7 @@ class Entities:
     def __init__(self, width: int) -> None:
         self._centres = centres(width)
 
-    def encode_texts(self, texts: list[str]) -> NDArray[np.float32]:
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See :class:`~mca_perception.retrieval.encoder.TextEncoder`."""
         return self._centres[[int(text[1:]) for text in texts]]
 
@@ -124,12 +128,13 @@ def scan(pipe: Any, folder: Path, back_end: str, queries: NDArray[np.float32]) -
     """One back end on one store; runs in a process of its own."""
     before = resident()
     with RetrievalStore.open(folder) as store:
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         searcher = open_searcher(store, back_end)
-        build = time.perf_counter() - start
+        build, building = time.perf_counter() - start, time.process_time() - used
         answers, times = timed(lambda query: searcher.search(query, K), queries)
         memory = {key: round(value - before[key], 1) for key, value in resident().items()}
-    pipe.send((answers, {"build_s": round(build, 1), "memory_MiB": memory, **times}))
+    facts = {"build_s": round(build, 1), "build_processor_s": round(building, 1), "memory_MiB": memory}
+    pipe.send((answers, {**facts, **times}))
 
 
 def filtered(pipe: Any, folder: Path, queries: NDArray[np.float32], names: list[list[str]]) -> None:
@@ -167,73 +172,101 @@ def apart(work: Any, *arguments: Any) -> Any:
         process.join()
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All methods; what is done is kept in the work folder."""
-    width, images = options.width, options.images
-    queries, near_centres = near(width, options.queries, QUERY_NOISE, SEED)
-    rng = np.random.default_rng(SEED + 7)
-    pool = rng.choice(CENTRES, ENTITIES, replace=False)
-    # Queries are near an entity of the index, so that a filter has something to find.
-    queries = unit(
-        centres(width)[pool[np.arange(len(queries)) % ENTITIES]] + (queries - centres(width)[near_centres])
-    )
-    names = [
-        [
-            f"e{pool[i % ENTITIES]}",
-            *(f"e{c}" for c in rng.choice(pool, ENTITIES_PER_QUERY - 1, replace=False)),
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Row of an earlier run, or of this one."""
+    if not path.is_file():
+        row = make()
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(row, indent=2))
+        part.replace(path)
+    return dict(json.loads(path.read_text()))
+
+
+class Table:
+    """All methods on all pools; rows are kept in the work folder as they come.
+
+    Args:
+        options: of the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self.rows: dict[str, Any] = {}
+        self._exact: dict[int, list[NDArray[np.int64]]] = {}
+        width = options.width
+        rng = np.random.default_rng(SEED + 7)
+        self._pool = rng.choice(CENTRES, ENTITIES, replace=False)
+        noisy, near_centres = near(width, options.queries, QUERY_NOISE, SEED)
+        # Queries are near an entity of the index, so that a filter has something to find.
+        named = self._pool[np.arange(len(noisy)) % ENTITIES]
+        self._queries = unit(centres(width)[named] + (noisy - centres(width)[near_centres]))
+        self._names = [
+            [f"e{own}", *(f"e{c}" for c in rng.choice(self._pool, ENTITIES_PER_QUERY - 1, replace=False))]
+            for own in named
         ]
-        for i in range(len(queries))
-    ]
-    rows: dict[str, Any] = {}
-    stores: dict[tuple[str, int], Path] = {}
-    for dtype, count in [
-        *((dtype, images) for dtype in ("float32", "float16", "int8")),
-        *(("float32", images // part) for part in (4, 2)),
-        ("float32", options.graph_images),
-        ("float32", options.database_images),
-    ]:
-        folder = options.work / f"{dtype}-{count}"
-        stores[dtype, count] = folder
-        rows.setdefault(f"store {dtype}, {count}", fill(folder, count, width, dtype))
-    exact, rows[f"exact float32, {images}"] = apart(scan, stores["float32", images], "exact", queries)
-    for dtype, back_end in (
-        ("float16", "exact"),
-        ("int8", "exact"),
-        ("float32", "faiss-flat"),
-        ("float32", "faiss-float16"),
-        ("float32", "faiss-int8"),
-    ):
-        found, facts = apart(scan, stores[dtype, images], back_end, queries)
-        rows[f"{back_end} {dtype}, {images}"] = {
-            **facts,
-            **{f"recall@{k}": recall(found, exact, k) for k in (10, K)},
-        }
-    for count in (images // 4, images // 2, images):
-        folder = stores["float32", count]
+
+    def fill(self) -> dict[str, Any]:
+        """Measure what is missing."""
+        images, graph = self._options.images, self._options.graph_images
+        for dtype in ("float32", "float16", "int8"):
+            self._scan("exact", dtype, images)
+        for back_end in ("faiss-flat", "faiss-float16", "faiss-int8", "faiss-ivf-int8"):
+            self._scan(back_end, "float32", images)
+        for count in (images // 4, images // 2, images):
+            self._row(f"entities, {count}", partial(self._entities, count))
+        for back_end in ("faiss-hnsw", "faiss-hnsw-int8"):
+            self._scan(back_end, "float32", self._options.small_graph_images)
+        self._scan("qdrant", "float32", self._options.database_images)
+        if graph:
+            self._scan("faiss-hnsw-int8", "float32", graph)
+        return self.rows
+
+    def _row(self, name: str, make: Callable[[], dict[str, Any]]) -> None:
+        file = "".join(c if c.isalnum() else "-" for c in name)
+        self.rows[name] = kept(self._options.work / f"row-{file}.json", make)
+
+    def _store(self, dtype: str, count: int) -> Path:
+        folder = Path(self._options.work) / f"{dtype}-{count}"
+        self.rows[f"store {dtype}, {count}"] = fill(folder, count, self._options.width, dtype)
+        return folder
+
+    def _scan(self, back_end: str, dtype: str, count: int) -> None:
+        folder = self._store(dtype, count)
+
+        def make() -> dict[str, Any]:
+            found, facts = apart(scan, folder, back_end, self._queries)
+            return {**facts, **self._recall(found, count)}
+
+        self._row(f"{back_end} {dtype}, {count}", make)
+
+    def _entities(self, count: int) -> dict[str, Any]:
+        folder = self._store("float32", count)
         start = time.perf_counter()
-        with RetrievalStore.write(folder, image_model=MODEL, dimension=width) as store:
-            EntityIndex(store).add([f"e{c}" for c in pool], Entities(width), images_per_entity=PER_ENTITY)
+        with RetrievalStore.write(folder, image_model=MODEL, dimension=self._options.width) as store:
+            names = [f"e{c}" for c in self._pool]
+            EntityIndex(store).add(names, Entities(self._options.width), images_per_entity=PER_ENTITY)
         build = round(time.perf_counter() - start, 1)
-        found, facts = apart(filtered, folder, queries, names)
-        if count == images:
-            facts |= {f"recall@{k}": recall(found, exact, k) for k in (10, K)}
-        rows[f"entities, {count}"] = {"build_s": build, **facts}
-    for back_end, count in (("faiss-hnsw", options.graph_images), ("qdrant", options.database_images)):
-        best, _ = apart(scan, stores["float32", count], "exact", queries)
-        found, facts = apart(scan, stores["float32", count], back_end, queries)
-        rows[f"{back_end}, {count}"] = {**facts, **{f"recall@{k}": recall(found, best, k) for k in (10, K)}}
-    return rows
+        found, facts = apart(filtered, folder, self._queries, self._names)
+        return {"build_s": build, **facts, **self._recall(found, count)}
+
+    def _recall(self, found: list[NDArray[np.int64]], count: int) -> dict[str, float]:
+        if count not in self._exact:
+            self._exact[count], _ = apart(scan, self._store("float32", count), "exact", self._queries)
+        return {f"recall@{k}": recall(found, self._exact[count], k) for k in (10, K)}
 
 
 def extrapolated(rows: dict[str, Any], images: int) -> dict[str, dict[str, float]]:
-    """Milliseconds per query of the scans for larger pools, as a straight line through the origin."""
+    """Processor milliseconds per query of the scans for larger pools, as a straight line through the origin."""
     scans = {
-        name: facts for name, facts in rows.items() if name.endswith(f", {images}") and "p50_ms" in facts
+        name: facts["p50_processor_ms"]
+        for name, facts in rows.items()
+        if name.endswith(f", {images}") and "p50_processor_ms" in facts and "ivf" not in name
     }
     return {
         pool: {
-            name: round(facts["p50_ms"] * (1 if name.startswith("entities") else size / images), 1)
-            for name, facts in scans.items()
+            name: round(found * (1 if name.startswith("entities") else size / images), 1)
+            for name, found in scans.items()
+            if "hnsw" not in name
         }
         for pool, size in POOLS.items()
     }
@@ -249,7 +282,14 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument(
-        "--graph-images", type=int, default=200_000, help="pool of HNSW, which takes long to build"
+        "--small-graph-images", type=int, default=50_000, help="pool of HNSW, which takes long to build"
+    )
+    parser.add_argument(
+        "--graph-images",
+        type=int,
+        default=0,
+        help="pool of HNSW in int8 as well: a million takes half an hour of processor time; a build that was stopped "
+        "goes on, and its time is then that of the last part",
     )
     parser.add_argument("--database-images", type=int, default=20_000, help="pool of Qdrant's embedded mode")
     parser.add_argument("--width", type=int, default=768)
@@ -261,7 +301,7 @@ def main() -> None:
         print(f"{NAME} takes 10 GB of disk and is left out: give --work to run it (see benchmarks/README.md)")
         return
     reports.new_folder(options.work)
-    rows = measure(options)
+    rows = Table(options).fill()
     report = {
         "benchmark": NAME,
         "note": options.note,
@@ -272,7 +312,7 @@ def main() -> None:
         "queries": options.queries,
         "k": K,
         "rows": rows,
-        "extrapolated_ms": extrapolated(rows, options.images),
+        "extrapolated_processor_ms": extrapolated(rows, options.images),
         "thesis_ms": THESIS_MS,
     }
     path = options.out / f"{NAME}-{reports.device_slug(report)}.json"

@@ -110,6 +110,8 @@ def command(
         BundleError: the source bundle is damaged.
         AccuracyError: the converted bundle loses more than is allowed.
     """
+    if precision == Precision.INT8 and _compact_retrieval_bundle(source, out, target):
+        return
     if precision is not None or target != Target.ONNX or fuse_preprocessing:
         from mca_perception.cli.export_deployed import Deployment, export_deployed
 
@@ -186,6 +188,26 @@ def _crisis_bundle(source: Path, out: Path, version: str, metrics: list[Path]) -
     else:
         return None
     return attach_metrics(bundle, out, metrics)
+
+
+def _compact_retrieval_bundle(source: Path, out: Path | None, target: Target) -> bool:
+    """Write an image-text model with int8 weights; False if the source is another model."""
+    from mca_perception.retrieval.card import is_retrieval_bundle
+
+    if not is_retrieval_bundle(source):
+        return False
+    from mca_perception.errors import BundleError
+    from mca_perception.retrieval.bundle import RetrievalBundle
+    from mca_perception.retrieval.compact import compact_bundle
+
+    if out is None or target != Target.ONNX:
+        raise BundleError(
+            f"{source} is an image-text model: name a folder with --out, and leave --target out; its graphs stay ONNX"
+        )
+    bundle = compact_bundle(RetrievalBundle.open(source), out)
+    cosines = ", ".join(f"{k} {v:.4f}" for k, v in bundle.manifest.training["int8_weights_cosine"].items())
+    typer.echo(f"{bundle.path}  int8 weights  fingerprint {bundle.fingerprint}  smallest cosine: {cosines}")
+    return True
 
 
 def _retrieval_bundle(

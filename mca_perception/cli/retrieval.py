@@ -188,7 +188,10 @@ def search(
         bool, typer.Option("--collapse", help="Leave out near-duplicates of images that are listed before.")
     ] = False,
     back_end: Annotated[
-        str, typer.Option(help="exact, faiss-flat, faiss-float16, faiss-int8, faiss-hnsw or qdrant.")
+        str,
+        typer.Option(
+            help="exact, faiss-flat, faiss-float16, faiss-int8, faiss-hnsw, faiss-hnsw-int8, faiss-ivf-int8 or qdrant."
+        ),
     ] = "exact",
     location: Annotated[str | None, typer.Option(help="Qdrant: http://HOST:PORT, or a folder.")] = None,
     spacy: Annotated[

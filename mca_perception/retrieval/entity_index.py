@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mca_perception.errors import RetrievalError
 from mca_perception.retrieval.encoder import TextEncoder
 from mca_perception.retrieval.entities import canonical
-from mca_perception.retrieval.search import Hits, best_rows, score_rows
+from mca_perception.retrieval.exact_search import Hits, best_rows, score_rows
 from mca_perception.retrieval.store import RetrievalStore
 
 __all__ = ["DEFAULT_IMAGES_PER_ENTITY", "Candidates", "EntityIndex"]

@@ -16,7 +16,7 @@ from mca_perception.retrieval.documents import Document
 from mca_perception.retrieval.encoder import DualEncoder, TextEncoder
 from mca_perception.retrieval.entities import EntityExtractor, PhraseEntities
 from mca_perception.retrieval.entity_index import EntityIndex
-from mca_perception.retrieval.search import ExactSearch, Hits, Searcher, score_rows
+from mca_perception.retrieval.exact_search import ExactSearch, Hits, Searcher, score_rows
 from mca_perception.retrieval.store import RetrievalStore
 from mca_perception.retrieval.summary import ExtractiveSummariser, Summariser
 

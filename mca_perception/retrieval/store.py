@@ -8,7 +8,6 @@ second writer out; readers see committed rows only and go on while rows are adde
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,29 +19,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.errors import RetrievalError
+from mca_perception.retrieval.store_database import (
+    DATABASE,
+    SCHEMA_VERSION,
+    chunks,
+    connect,
+    marks,
+    prepare,
+    translate,
+)
 from mca_perception.retrieval.vectors import DTYPES, VectorFile, check_vectors
 from mca_perception.retrieval.write_lock import WriteLock
 
 __all__ = ["JOB_DONE", "MAX_ID_CHARACTERS", "ImageRecord", "RetrievalStore"]
 
-SCHEMA_VERSION = "1"
-DATABASE = "store.sqlite"
 VECTORS = "vectors.bin"
 LOCK = "lock"
 MAX_ID_CHARACTERS = 1024
 JOB_DONE = "done"
 """Value of ``job`` in the meta data when no run is unfinished; otherwise the source of the run."""
 MAX_DIMENSION = 8192
-_QUERY_AT_ONCE = 500
-_SCHEMA = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE image (row INTEGER PRIMARY KEY, image_id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL,"
-    " metadata TEXT NOT NULL)",
-    "CREATE INDEX image_by_uri ON image (uri)",
-    "CREATE TABLE skipped (image_id TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE entity (entity TEXT PRIMARY KEY, seen INTEGER NOT NULL, vector BLOB NOT NULL,"
-    " rows BLOB NOT NULL, scores BLOB NOT NULL)",
-)
 
 
 class ImageRecord(NamedTuple):
@@ -99,7 +95,7 @@ class RetrievalStore:
             RetrievalError: it is missing, damaged, of another version, or of another model.
         """
         folder = Path(path)
-        store = cls(folder, _connect(folder, read_only=True), None)
+        store = cls(folder, connect(folder, read_only=True), None)
         try:
             store._check_model(image_model)
         except RetrievalError:
@@ -146,8 +142,8 @@ class RetrievalStore:
             ) from error
         lock = WriteLock(folder / LOCK)
         try:
-            connection = _connect(folder, read_only=False)
-            _prepare(
+            connection = connect(folder, read_only=False)
+            prepare(
                 connection,
                 {"image_model": image_model, "dimension": str(dimension), "dtype": dtype or "float16"},
             )
@@ -161,7 +157,7 @@ class RetrievalStore:
             store.file.cut(store.count)
         except sqlite3.Error as error:
             lock.release()
-            raise _translate(folder, error) from error
+            raise translate(folder, error) from error
         except BaseException:
             lock.release()
             raise
@@ -216,8 +212,8 @@ class RetrievalStore:
         """What is known about the images of some rows, in their order."""
         found: dict[int, ImageRecord] = {}
         with self._lock, self._errors():
-            for part in _chunks(list(rows)):
-                query = f"SELECT row, image_id, uri, metadata FROM image WHERE row IN ({_marks(part)})"  # noqa: S608
+            for part in chunks(list(rows)):
+                query = f"SELECT row, image_id, uri, metadata FROM image WHERE row IN ({marks(part)})"  # noqa: S608
                 found |= {row: ImageRecord(*rest) for row, *rest in self._connection.execute(query, part)}
         return [found[row] for row in rows]
 
@@ -245,8 +241,8 @@ class RetrievalStore:
         """Those ids that are in the store, or were left out."""
         known = set(self.rows_of(image_ids))
         with self._lock, self._errors():
-            for part in _chunks(list(image_ids)):
-                query = f"SELECT image_id FROM skipped WHERE image_id IN ({_marks(part)})"  # noqa: S608
+            for part in chunks(list(image_ids)):
+                query = f"SELECT image_id FROM skipped WHERE image_id IN ({marks(part)})"  # noqa: S608
                 known |= {name for (name,) in self._connection.execute(query, part)}
         return known
 
@@ -333,8 +329,8 @@ class RetrievalStore:
     def _lookup(self, column: str, values: Iterable[str]) -> dict[str, int]:
         found: dict[str, int] = {}
         with self._lock, self._errors():
-            for part in _chunks(list(dict.fromkeys(values))):
-                query = f"SELECT {column}, row FROM image WHERE {column} IN ({_marks(part)})"  # noqa: S608
+            for part in chunks(list(dict.fromkeys(values))):
+                query = f"SELECT {column}, row FROM image WHERE {column} IN ({marks(part)})"  # noqa: S608
                 found |= dict(self._connection.execute(query, part))
         return found
 
@@ -356,59 +352,8 @@ class RetrievalStore:
         try:
             yield
         except sqlite3.Error as error:
-            raise _translate(self.path, error) from error
-
-
-def _prepare(connection: sqlite3.Connection, meta: dict[str, str]) -> None:
-    """Make the tables of a new store."""
-    if connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    for statement in _SCHEMA:
-        connection.execute(statement)
-    meta = {**meta, "schema_version": SCHEMA_VERSION, "store": secrets.token_hex(4)}
-    connection.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
-    connection.execute("COMMIT")
-
-
-def _connect(folder: Path, *, read_only: bool) -> sqlite3.Connection:
-    file = folder / DATABASE
-    if read_only and not file.is_file():
-        raise RetrievalError(
-            f"store {folder} does not exist; make one with `mca retrieval index --images DIR --store {folder} "
-            "--model BUNDLE`"
-        )
-    try:
-        if read_only and not os.access(folder, os.W_OK):
-            uri = f"{file.resolve().as_uri()}?mode=ro"
-            return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=10)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.Error as error:
-        raise _translate(folder, error) from error
-    return connection
-
-
-def _translate(folder: Path, error: sqlite3.Error) -> RetrievalError:
-    text = str(error)
-    remedy = "check that it is a store, whole, and readable"
-    if "full" in text or "I/O" in text:
-        remedy = "the disk is full or failing: make room and repeat the call; what was there is kept"
-    elif "UNIQUE" in text:
-        remedy = "an image id is there already: leave it out"
-    elif "readonly" in text or "locked" in text:
-        remedy = "make folder and files writable, and end other writers"
-    return RetrievalError(f"store {folder} cannot be used ({text}); {remedy}")
+            raise translate(self.path, error) from error
 
 
 def _has_foreign_files(folder: Path) -> bool:
     return any(path.name not in (LOCK, VECTORS) for path in folder.iterdir())
-
-
-def _chunks(values: list[Any]) -> Iterator[list[Any]]:
-    return (values[start : start + _QUERY_AT_ONCE] for start in range(0, len(values), _QUERY_AT_ONCE))
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ",".join("?" * len(values))

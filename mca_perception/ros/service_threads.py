@@ -11,6 +11,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from mca_perception.errors import McaError
+from mca_perception.ros import qos
 
 __all__ = ["ServiceThread"]
 
@@ -68,7 +69,8 @@ class ServiceThread:
                 response.message = f"internal error: {error}"
             return response
 
-        self._hidden.create_service(kind, self._visible.resolve_service_name(name), call)
+        full_name = self._visible.resolve_service_name(name)
+        self._hidden.create_service(kind, full_name, call, qos_profile=qos.REQUESTS)
 
     def _run(self) -> None:
         while not self._closed:

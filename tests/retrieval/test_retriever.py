@@ -10,8 +10,8 @@ import pytest
 from mca_perception.errors import RetrievalError
 from mca_perception.retrieval.documents import MAX_CHARACTERS, Document
 from mca_perception.retrieval.entity_index import EntityIndex
+from mca_perception.retrieval.exact_search import score_rows
 from mca_perception.retrieval.retriever import Answer, Retriever, SearchOptions
-from mca_perception.retrieval.search import score_rows
 from mca_perception.retrieval.store import RetrievalStore
 from tests.support.retrieval import ClusterEncoder, cluster_store, cluster_vectors, grow, unit
 

@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from mca_perception.backbone import CONFIGS, BEiT3, create_backbone
+from mca_perception.cli.main import app
 from mca_perception.errors import RecipeError, RetrievalError
 from mca_perception.pretraining.model import PretrainingHeads
+from mca_perception.retrieval import compact
+from mca_perception.retrieval.bundle import RetrievalBundle
 from mca_perception.retrieval.encoder import DualEncoder
 from mca_perception.retrieval.indexing import index_images
 from mca_perception.retrieval.losses import document_image_loss
@@ -127,6 +131,19 @@ def test_u1_from_a_run_to_a_search_and_on_with_the_language_side(tmp_path: Path,
     run_recipe(recipe(tmp_path, "start", "pretraining"), tmp_path / "start")
     first = bundle_dual_encoder(tmp_path / "start", tmp_path / "first", version="1")
     encoder = DualEncoder(first)
+    # With int8 weights it is another model with nearly the same vectors; those of so small a one are all small.
+    monkeypatch.setattr(compact, "SMALLEST_WEIGHT", 64)
+    made = CliRunner().invoke(
+        app, ["export", str(tmp_path / "first"), "--precision", "int8", "--out", str(tmp_path / "small")]
+    )
+    assert made.exit_code == 0, made.output
+    small = RetrievalBundle.open(tmp_path / "small")
+    assert "weights.safetensors" not in small.manifest.files
+    assert small.path_of("text").stat().st_size < first.path_of("text").stat().st_size
+    assert small.image_fingerprint != first.image_fingerprint
+    words = ["a red box of tea", "something else"]
+    cosines = (DualEncoder(small).encode_texts(words) * encoder.encode_texts(words)).sum(axis=1)
+    assert 0.99 < cosines.min() < 1
     source = FolderSource(tmp_path / "pairs" / "images")
     options = {"image_model": first.image_fingerprint, "dimension": encoder.dimension, "dtype": "float32"}
     with RetrievalStore.write(tmp_path / "store", **options) as store:

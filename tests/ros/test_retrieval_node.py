@@ -19,6 +19,7 @@ from rclpy.action import ActionClient
 from sensor_msgs.msg import CompressedImage
 
 from mca_perception.retrieval.store import RetrievalStore
+from mca_perception.ros import qos
 from mca_perception.ros.descriptions import retrieval
 from mca_perception.ros.parameters import markdown_table
 from tests.support.retrieval import WORDS, write_colour_encoder, write_colour_photos
@@ -106,6 +107,19 @@ def test_an_index_is_built_and_searched(node: Any, client: Any, photos: Path) ->
         assert (answer.candidate_count, answer.full_scan) == (18, True)
         assert answer.index_version == result.index_version
         assert answer.timing.total_ms > 0
+
+
+def test_every_search_of_a_burst_is_answered(node: Any, client: Any) -> None:
+    """More than the ten that wait by default: the others were lost without a word."""
+    searches = client.node.create_client(SearchImages, "/retrieval/search", qos_profile=qos.REQUESTS)
+    client.wait(searches.service_is_ready, 60, "the service")
+    futures = [
+        searches.call_async(SearchImages.Request(text=WORDS[i % len(WORDS)], top_n=1)) for i in range(60)
+    ]
+    client.wait(lambda: all(future.done() for future in futures), 60, "all answers")
+    found = [future.result().hits[0].image_id.split("/")[0] for future in futures]
+    assert found == [WORDS[i % len(WORDS)] for i in range(60)]
+    client.node.destroy_client(searches)
 
 
 def test_the_index_grows_while_it_is_searched(node: Any, client: Any, store: Path) -> None:
