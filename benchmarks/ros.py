@@ -2,8 +2,29 @@
 
 Two models: ``null`` sees nothing and takes no time, which leaves transport and conversion; the bundle of ``--model``.
 ``ours`` is the perception node, ``habit`` a node with a queue of 10, copies as cv_bridge makes them, and the model in
-the image callback. The overhead of a node is the latency from the image's stamp to the arrival of its objects, less the
-time in the pipeline. Transports: the shipped Fast DDS profile, and the middleware's defaults.
+the image callback. ``bare`` is no node at all: a subscriber of the camera. Transports: the shipped Fast DDS profile,
+and the middleware's defaults (those with the first of the models only: it does not change what they cost).
+
+Milliseconds of a frame, as percentiles over frames:
+
+latency
+    from the image's stamp, just before it is sent, to the arrival of its objects at the subscriber
+publish
+    of that, in the camera's call of ``publish``: serialised and copied to shared memory, which no node can change
+pipeline
+    of that, in the node from an image to its objects, as the node reports it; model is the part of it in the graphs and
+    in identification, the rest resizes images and masks
+overhead
+    latency - publish - pipeline: what node and middleware add, decoding of JPEG included
+besides_model
+    latency - publish - model: the same with the resizing of images and masks
+transport_p50
+    the overhead of ``bare`` with the same images in the same run: the part of the overhead that everybody pays who
+    takes these images as messages in Python. What is left is the node's own, and the way of its objects to the
+    subscriber
+
+CPU is that of the node between its first and its last result, in percent of one core. A node serves all sizes and
+encodings of its turn, small ones first: RSS is that after the case.
 """
 
 from __future__ import annotations
@@ -12,6 +33,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,8 +55,10 @@ from mca_perception.ros.transport import PROFILE_VARIABLE, prepare_process
 SIZES = {"640x480": (640, 480), "1080p": (1920, 1080), "2448x2048": (2448, 2048)}
 SUPPORT = Path(__file__).with_name("support")
 DOMAIN = 78
-READY_S, SETTLE_S = 90.0, 5.0
-_TICKS = os.sysconf("SC_CLK_TCK")
+BARE = "bare"
+START_S, SETTLE_S = 90.0, 20.0
+FIRST_FRAMES = 3
+"""Left out: they allocate."""
 
 
 def conversions(repeats: int) -> dict[str, Any]:
@@ -68,55 +92,14 @@ def conversions(repeats: int) -> dict[str, Any]:
     return figures
 
 
-class Subscriber:
-    """Takes the objects: when each arrived after its image's stamp, and how long the pipeline had it."""
-
-    def __init__(self, namespace: str) -> None:
-        import rclpy
-        from mca_perception_msgs.msg import PerceivedObjects
-        from rclpy.executors import SingleThreadedExecutor
-
-        from mca_perception.ros import qos
-        from mca_perception.ros.conversions import stamp_ns
-
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, args=[])
-        self.node = rclpy.create_node("bench_subscriber", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self.latency_ms: list[float] = []
-        self.processing_ms: list[float] = []
-        self.arrivals: list[float] = []
-
-        def take(message: Any) -> None:
-            now = self.node.get_clock().now().nanoseconds
-            self.latency_ms.append((now - stamp_ns(message.header.stamp)) / 1e6)
-            self.processing_ms.append(message.timing.processing_ms)
-            self.arrivals.append(time.monotonic())
-
-        self.node.create_subscription(PerceivedObjects, f"{namespace}/objects", take, qos.RESULTS)
-
-    def spin_until(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Run callbacks; whether it was done in time."""
-        end = time.monotonic() + timeout_s
-        while not done():
-            if time.monotonic() > end:
-                return False
-            self._executor.spin_once(timeout_sec=0.1)
-        return True
-
-    def close(self) -> None:
-        """Leave the network."""
-        import rclpy
-
-        self._executor.shutdown(timeout_sec=1.0)
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
-
-
 @contextmanager
-def running(kind: str, model: Path, namespace: str, policy: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The node under test as a process."""
+def running(
+    kind: str, model: Path | None, namespace: str, policy: str
+) -> Iterator[subprocess.Popen[bytes] | None]:
+    """The node under test as a process; none for the bare subscriber."""
+    if kind == BARE:
+        yield None
+        return
     if kind == "ours":
         command = [sys.executable, "-m", "mca_perception.ros.perception_node", "--ros-args"]
         command += ["-r", f"__ns:={namespace}", "-p", f"model:={model}", "-p", f"frame_policy:={policy}"]
@@ -126,59 +109,87 @@ def running(kind: str, model: Path, namespace: str, policy: str) -> Iterator[sub
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
 
 
-def usage(pid: int) -> tuple[float, float]:
-    """Processor seconds and resident MiB of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return (int(fields[11]) + int(fields[12])) / _TICKS, pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def measure(kind: str, model: Path, size: str, encoding: str, transport: str, options: Any) -> dict[str, Any]:
-    """One case: ``frames`` images at ``rate_hz``."""
-    namespace = f"/bench{time.monotonic_ns() % 10**9}"
-    width, height = SIZES[size]
-    subscriber = Subscriber(namespace)
-    camera = [sys.executable, str(SUPPORT / "ros_camera.py"), f"{namespace}/image"]
-    camera += [*map(str, (width, height, encoding, options.frames, options.rate_hz)), transport]
+def end(process: subprocess.Popen[Any]) -> None:
+    """Ask a process to end, for one that is killed leaves its shared memory behind; insist after a while."""
+    process.terminate()
     try:
-        with running(kind, model, namespace, "every_frame") as node:
-            ready = subscriber.spin_until(
-                lambda: bool(subscriber.node.count_subscribers(f"{namespace}/image")), READY_S
-            )
-            if not ready or node.poll() is not None:
-                return {"failed": "the node did not come up"}
-            subscriber.spin_until(lambda: False, 1.0)
-            sender = subprocess.Popen(camera, stdout=subprocess.PIPE)
-            cpu, _ = usage(node.pid)
-            started = time.monotonic()
-            subscriber.spin_until(lambda: sender.poll() is not None, 90 + options.frames / options.rate_hz)
-            subscriber.spin_until(lambda: len(subscriber.latency_ms) >= options.frames, SETTLE_S)
-            cpu_after, rss = usage(node.pid)
-            elapsed = time.monotonic() - started
-            sent = json.loads(sender.communicate()[0] or b'{"sent": 0, "publish_ms": 0}')
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def process_of(script: str, *arguments: Any) -> subprocess.Popen[str]:
+    """A process of the benchmark that prints what it found."""
+    command = [sys.executable, str(SUPPORT / script), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def answer_of(process: subprocess.Popen[str], timeout_s: float) -> dict[str, Any]:
+    """What a process prints at its end; it is asked to end after the timeout."""
+    try:
+        text, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        text, _ = process.communicate(timeout=20)
+    return dict(json.loads(text)) if text else {}
+
+
+def measure(
+    node: subprocess.Popen[bytes] | None, namespace: str, size: str, encoding: str, options: Any
+) -> dict[str, Any]:
+    """One case: ``frames`` images at ``rate_hz`` through a node, or none."""
+    what, pid = ("objects", node.pid) if node else (encoding, 0)
+    listener = process_of("ros_listener.py", namespace, what, options.frames, pid)
+    camera = None
+    try:
+        assert listener.stdout is not None
+        if listener.stdout.readline().strip() != "ready":
+            return {"failed": "the node did not come up"}
+        camera = process_of(
+            "ros_camera.py", f"{namespace}/image", *SIZES[size], encoding, options.frames, options.rate_hz
+        )
+        sent = answer_of(camera, START_S + options.frames / options.rate_hz)
+        heard = answer_of(listener, SETTLE_S)
     finally:
-        subscriber.close()
-    skip = min(3, len(subscriber.latency_ms) // 2)  # first frames allocate
-    overhead = np.array(subscriber.latency_ms[skip:]) - np.array(subscriber.processing_ms[skip:])
-    span = subscriber.arrivals[-1] - subscriber.arrivals[skip] if len(subscriber.arrivals) > skip + 1 else 0.0
+        for process in (listener, camera):
+            if process is not None:
+                end(process)
+    if not sent or not heard:
+        return {"failed": "camera or subscriber ended early"}
+    return figures(sent, heard)
+
+
+def figures(sent: dict[str, Any], heard: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one case.
+
+    Args:
+        sent: of the camera: ``sent``, and ``publish_ms`` by stamp.
+        heard: of the subscriber: ``frames`` by stamp (latency, pipeline, model), ``seconds``, ``cpu_s``, ``rss_mib``.
+    """
+    stamps = sorted(heard["frames"], key=int)
+    received, seconds = len(stamps), heard["seconds"]
+    stamps = [stamp for stamp in stamps[min(FIRST_FRAMES, received // 2) :] if stamp in sent["publish_ms"]]
+    publish = np.array([sent["publish_ms"][stamp] for stamp in stamps])
+    latency, pipeline, model = np.array([heard["frames"][stamp] for stamp in stamps]).reshape(-1, 3).T
+    times = {
+        "latency": latency,
+        "publish": publish,
+        "pipeline": pipeline,
+        "model": model,
+        "overhead": latency - publish - pipeline,
+        "besides_model": latency - publish - model,
+    }
     return {
         "sent": sent["sent"],
-        "received": len(subscriber.latency_ms),
-        "fps": round((len(subscriber.arrivals) - skip - 1) / span, 2) if span else 0.0,
-        "latency_ms": percentiles(subscriber.latency_ms[skip:]),
-        "processing_ms": percentiles(subscriber.processing_ms[skip:]),
-        "overhead_ms": percentiles(overhead.tolist()),
-        "publish_ms": round(sent["publish_ms"], 3),
-        "cpu_percent": round(100 * (cpu_after - cpu) / elapsed, 1),
-        "rss_mib": round(rss, 1),
+        "received": received,
+        "fps": round((received - 1) / seconds, 2) if seconds else 0.0,
+        **{f"{name}_ms": percentiles(values.tolist()) for name, values in times.items()},
+        "cpu_percent": round(100 * heard["cpu_s"] / seconds, 1) if seconds else 0.0,
+        "rss_mib": round(heard["rss_mib"], 1),
     }
 
 
@@ -199,14 +210,29 @@ def transport_of(name: str) -> Iterator[None]:
             os.environ[PROFILE_VARIABLE] = before
 
 
-def cases(options: argparse.Namespace) -> Iterator[tuple[str, str, str, str, str]]:
-    """Model, transport, size, encoding, node."""
+def turns(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
+    """Transport, model and node; the bare subscriber comes first."""
     for transport in options.transports:
-        for model in options.models:
+        yield transport, "", BARE
+        for model in options.models if transport == options.transports[0] else options.models[:1]:
+            for kind in ("ours", "habit"):
+                yield transport, model, kind
+
+
+def results(options: argparse.Namespace, models: dict[str, Path]) -> Iterator[dict[str, Any]]:
+    """Every case with its figures."""
+    bare: dict[tuple[str, str, str], float | None] = {}
+    for transport, model, kind in turns(options):
+        namespace = f"/bench{time.monotonic_ns() % 10**9}"
+        with transport_of(transport), running(kind, models.get(model), namespace, "every_frame") as node:
             for size in options.sizes:
                 for encoding in options.encodings:
-                    for kind in ("ours", "habit"):
-                        yield model, transport, size, encoding, kind
+                    found = measure(node, namespace, size, encoding, options)
+                    images = (transport, size, encoding)
+                    if kind == BARE:
+                        bare[images] = found.get("overhead_ms", {}).get("p50")
+                    case = dict(zip(("transport", "size", "encoding"), images, strict=True))
+                    yield {"node": kind, "model": model, **case, **found, "transport_p50_ms": bare[images]}
 
 
 def main() -> None:
@@ -218,10 +244,11 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).with_name("results"), help="folder of results"
     )
-    parser.add_argument("--frames", type=int, default=40, help="images per case")
+    parser.add_argument("--frames", type=int, default=30, help="images per case")
     parser.add_argument(
         "--rate-hz", type=float, default=5.0, help="images per second; keep it below capacity"
     )
+    parser.add_argument("--repeats", type=int, default=5, help="of the conversions")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--encodings", nargs="+", choices=("raw", "jpeg"), default=["raw", "jpeg"])
     parser.add_argument("--models", nargs="+", choices=("null", "model"), default=["null", "model"])
@@ -230,16 +257,15 @@ def main() -> None:
     )
     options = parser.parse_args()
     os.environ["ROS_DOMAIN_ID"] = str(DOMAIN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through the clean-up of the processes
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="mca-bench-") as folder:
         null = write_null_model(Path(folder) / "null")
         models = {"null": null, "model": Path(bundle_folder(options.model)).resolve()}
-        results = []
-        for model, transport, size, encoding, kind in cases(options):
-            with transport_of(transport):
-                figures = measure(kind, models[model], size, encoding, transport, options)
-            case = {"node": kind, "model": model, "transport": transport, "size": size, "encoding": encoding}
-            results.append({**case, **figures})
-            print(json.dumps(results[-1]), flush=True)
+        rows = []
+        for row in results(options, models):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
         facts = {
             **reports.environment(("rosbags",)),
             "model": reports.model_facts(ModelBundle.open(models["model"])),
@@ -249,9 +275,9 @@ def main() -> None:
             ).hexdigest(),
             "frames": options.frames,
             "rate_hz": options.rate_hz,
-            "load": os.getloadavg()[0],
-            "conversion_ms": conversions(5),
-            "results": results,
+            "load_at_start": load,
+            "conversion_ms": conversions(options.repeats),
+            "results": rows,
         }
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / f"ros-{reports.device_slug(facts)}.json"

@@ -11,17 +11,20 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ros import SIZES, SUPPORT, running, usage
+from ros import SIZES, SUPPORT, running
+from support.ros_listener import usage
 
 from mca_perception.cli import reports
 from mca_perception.deploy.bundle import ModelBundle
@@ -91,6 +94,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
     options = parser.parse_args()
     os.environ["ROS_DOMAIN_ID"] = str(DOMAIN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through the clean-up of the processes
     prepare_process()
     with tempfile.TemporaryDirectory(prefix="mca-soak-") as folder:
         model = Path(bundle_folder(options.model)).resolve()
@@ -106,8 +110,19 @@ def main() -> int:
 def start_camera(options: argparse.Namespace) -> subprocess.Popen[bytes]:
     """A camera that sends until it is killed."""
     command = [sys.executable, str(SUPPORT / "ros_camera.py"), f"{NAMESPACE}/image"]
-    command += [*map(str, (*SIZES[options.size], "raw", 10**8, options.rate_hz)), "profile"]
+    command += [*map(str, (*SIZES[options.size], "raw", 10**8, options.rate_hz))]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def kill(camera: subprocess.Popen[bytes]) -> None:
+    """Kill the camera as a crash does, and remove the shared memory that it leaves behind: 130 MiB each time."""
+    camera.kill()
+    camera.wait()
+    paths = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    if (tool := shutil.which("fastdds", path=paths)) is not None:
+        subprocess.run(
+            [tool, "shm", "clean"], env={**os.environ, "PATH": paths}, stdout=subprocess.DEVNULL, check=False
+        )
 
 
 def soak(options: argparse.Namespace, model: Path, copy: Path) -> dict[str, Any]:
@@ -138,8 +153,7 @@ def soak(options: argparse.Namespace, model: Path, copy: Path) -> dict[str, Any]
 
     def kill_camera(_: Any) -> str:
         nonlocal camera
-        camera.kill()
-        camera.wait()
+        kill(camera)
         camera = start_camera(options)
         return ""
 
@@ -153,7 +167,8 @@ def soak(options: argparse.Namespace, model: Path, copy: Path) -> dict[str, Any]
         return ""
 
     resident: list[float] = []
-    with running("ours", model, NAMESPACE, "freshest") as node:
+    with running("ours", model, NAMESPACE, "freshest") as node, ExitStack() as at_the_end:
+        at_the_end.callback(lambda: kill(camera))
         if not operator.spin(90, lambda: int(operator.facts.get("frames_processed", 0)) > 3):
             return {"problems": ["no frame was processed"], "disturbances": {}, "frames": {}, "rss_mib": {}}
         end = time.monotonic() + 60 * options.minutes
@@ -165,8 +180,7 @@ def soak(options: argparse.Namespace, model: Path, copy: Path) -> dict[str, Any]
             problems += [problem] if problem else []
             operator.spin(options.pause)
             resident.append(usage(node.pid)[1])
-        camera.kill()
-        camera.wait()
+        kill(camera)
         operator.spin(5.0)
         if node.poll() is not None:
             problems.append(f"the node ended with code {node.returncode}")

@@ -213,12 +213,15 @@ def _require(condition: bool | np.bool_, message: str) -> None:
 
 def _check_array(name: str, value: Any, dtype: type, shape: tuple[int | None, ...]) -> None:
     """Check type and shape; ``None`` in ``shape`` stands for any length."""
-    _require(isinstance(value, np.ndarray), f"{name} must be a numpy array, got {type(value).__name__}")
-    _require(value.dtype == dtype, f"{name} must be {np.dtype(dtype)}, got {value.dtype}")
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{name} must be a numpy array, got {type(value).__name__}")
+    if value.dtype != dtype:
+        raise ValueError(f"{name} must be {np.dtype(dtype)}, got {value.dtype}")
     fits = value.ndim == len(shape) and all(
         want is None or have == want for have, want in zip(value.shape, shape, strict=True)
     )
-    _require(fits, f"{name} must have shape {shape}, got {value.shape}")
+    if not fits:
+        raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
 
 
 def _check_frame(objects: Objects) -> None:

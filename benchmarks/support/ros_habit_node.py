@@ -16,6 +16,8 @@ from mca_perception.pipeline import PerceptionPipeline
 from mca_perception.ros import conversions
 from mca_perception.ros.runner import StopSignal
 
+STEPS = ("backbone", "segmentation", "identification")
+
 
 def to_array(message: Image) -> np.ndarray[Any, Any]:
     """As cv_bridge does: a copy with the channels in OpenCV's order."""
@@ -45,7 +47,8 @@ def main() -> None:
         nonlocal sequence
         objects = pipeline.perceive(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
         info = conversions.FrameInfo(header, "", "", sequence)
-        timing = FrameTiming(processing_ms=float(objects.timings_ms["total"]))
+        steps = {f"{step}_ms": float(objects.timings_ms[step]) for step in STEPS}
+        timing = FrameTiming(processing_ms=float(objects.timings_ms["total"]), **steps)
         objects_publisher.publish(conversions.to_perceived_objects(objects, info, timing))
         mask = (
             objects.instance_mask

@@ -29,14 +29,13 @@ from vision_msgs.msg import (
     Detection3DArray,
     LabelInfo,
     ObjectHypothesisWithPose,
-    Point2D,
     VisionClass,
 )
 
 from mca_perception.objects import Objects
 from mca_perception.pipeline.surfaces import OrientedBox, Surface
 from mca_perception.ros.defect_messages import DefectRule, to_assessment
-from mca_perception.ros.images import bytes_field, to_image_message
+from mca_perception.ros.images import to_image_message, with_data
 
 __all__ = [
     "FrameInfo",
@@ -128,14 +127,10 @@ def to_detections(objects: Objects, header: Header) -> Detection2DArray:
     """The standard view: ``id`` is the pixel value in the mask; hypotheses are products, else the label."""
     detections = []
     for i in range(len(objects)):
-        detections.append(
-            Detection2D(
-                header=header,
-                results=[_hypothesis(name, score) for name, score in _hypotheses(objects, i)],
-                bbox=_box(objects.boxes[i]),
-                id=str(int(objects.instance_ids[i])),
-            )
-        )
+        results = [_hypothesis(name, score) for name, score in _hypotheses(objects, i)]
+        detection = Detection2D(header=header, results=results, id=str(int(objects.instance_ids[i])))
+        _fill_box(detection.bbox, objects.boxes[i])
+        detections.append(detection)
     return Detection2DArray(header=header, detections=detections)
 
 
@@ -183,7 +178,7 @@ def to_object_points(
         PointField(name=name, offset=4 * place, datatype=kinds.get(name, PointField.UINT32), count=1)
         for place, name in enumerate(_POINT.names or ())
     ]
-    return PointCloud2(
+    message = PointCloud2(
         header=header,
         height=1,
         width=len(cloud),
@@ -191,9 +186,9 @@ def to_object_points(
         is_bigendian=False,
         point_step=_POINT.itemsize,
         row_step=_POINT.itemsize * len(cloud),
-        data=bytes_field(cloud.tobytes()),
         is_dense=True,
     )
+    return with_data(message, cloud.tobytes())
 
 
 _POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("id", "<u4")])
@@ -245,20 +240,23 @@ def _perceived_object(
     objects: Objects, i: int, surface: Surface | None, rule: DefectRule | None
 ) -> PerceivedObject:
     mask_id = int(objects.instance_ids[i])
-    area, centroid = _visible(objects, i)
-    return PerceivedObject(
+    area, (x, y) = _visible(objects, i)
+    # Messages within it are filled, not given: the constructor would make them a second time.
+    message = PerceivedObject(
         id=mask_id if objects.track_ids is None else int(objects.track_ids[i]),
         mask_id=mask_id,
         label=objects.label_names[int(objects.labels[i])],
         score=float(objects.scores[i]),
-        bbox=_box(objects.boxes[i]),
         area=area,
-        centroid=Point2D(x=centroid[0], y=centroid[1]),
         products=to_products(objects, i),
-        defect=defect_of(objects, i, rule),
         has_pose_3d=surface is not None,
-        bbox_3d=BoundingBox3D() if surface is None else _box_3d(surface.box),
     )
+    _fill_box(message.bbox, objects.boxes[i])
+    message.centroid.x, message.centroid.y = x, y
+    message.defect = defect_of(objects, i, rule)
+    if surface is not None:
+        message.bbox_3d = _box_3d(surface.box)
+    return message
 
 
 def defect_of(objects: Objects, i: int, rule: DefectRule | None) -> DefectAssessment:
@@ -277,19 +275,21 @@ def _visible(objects: Objects, i: int) -> tuple[int, tuple[float, float]]:
     left, top = int(x1), int(y1)
     window = objects.instance_mask[top : int(np.ceil(y2)), left : int(np.ceil(x2))]
     pixels = (window == objects.instance_ids[i]).view(np.uint8)
-    moments: dict[str, Any] = dict(cv2.moments(pixels, binaryImage=True)) if pixels.size else {"m00": 0}
-    if not moments["m00"]:
+    if not pixels.size:
         return 0, centre
-    # Moments count from pixel centres, boxes from pixel edges.
-    mean = (moments["m10"] / moments["m00"] + left + 0.5, moments["m01"] / moments["m00"] + top + 0.5)
-    return int(moments["m00"]), mean
+    columns = cv2.reduce(pixels, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0]
+    rows = cv2.reduce(pixels, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
+    area = int(columns.sum())
+    if not area:
+        return 0, centre
+    mean_x, mean_y = (float(counts @ np.arange(len(counts))) / area for counts in (columns, rows))
+    return area, (mean_x + left + 0.5, mean_y + top + 0.5)  # boxes count from pixel edges
 
 
-def _box(xyxy: np.ndarray[Any, Any]) -> BoundingBox2D:
+def _fill_box(box: BoundingBox2D, xyxy: np.ndarray[Any, Any]) -> None:
     x1, y1, x2, y2 = (float(v) for v in xyxy)
-    box = BoundingBox2D(size_x=x2 - x1, size_y=y2 - y1)
+    box.size_x, box.size_y = x2 - x1, y2 - y1
     box.center.position.x, box.center.position.y = (x1 + x2) / 2, (y1 + y2) / 2
-    return box
 
 
 def _box_3d(box: OrientedBox) -> BoundingBox3D:

@@ -1,14 +1,14 @@
 """Between image messages and NumPy arrays: checked on the way in, built in one place on the way out.
 
 Incoming ``sensor_msgs/Image`` data is looked at through a view; only a change of channel order or depth makes
-a copy. Outgoing data always goes through ``array.array``: assigning an ndarray or ``bytes`` to a message
-field is up to a thousand times slower, because some distributions then check every element.
+a copy. Outgoing data is appended to the array that the message comes with, which is one copy: a field that is
+assigned, or given to the constructor, is copied up to three times, and checked element by element by some
+distributions when it is an ndarray or ``bytes``, which is up to a thousand times slower.
 """
 
 from __future__ import annotations
 
-import array
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -21,17 +21,18 @@ from mca_perception.ros.image_headers import RefusedImage, encoded_size
 __all__ = [
     "DEPTH_ENCODINGS",
     "ENCODINGS",
-    "bytes_field",
     "decode_compressed",
     "decode_depth",
     "decode_encoded",
     "decode_image",
     "to_compressed_message",
     "to_image_message",
+    "with_data",
     "wrap_encoded",
 ]
 
 RgbImage = NDArray[np.uint8]
+Message = TypeVar("Message", bound=Any)
 
 
 class Encoding(NamedTuple):
@@ -225,17 +226,16 @@ def to_image_message(pixels: NDArray[Any], encoding: str, header: Any) -> Image:
     ):
         raise ValueError(f"array {pixels.shape} {pixels.dtype} does not have the layout of {encoding}")
     height, width = pixels.shape[:2]
-    return Image(
+    message = Image(
         header=header,
         height=height,
         width=width,
         encoding=encoding,
         is_bigendian=0,
         step=width * channels * pixels.itemsize,
-        data=bytes_field(
-            np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)).data
-        ),
     )
+    little_endian = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
+    return with_data(message, np.ascontiguousarray(little_endian).data)
 
 
 def to_compressed_message(pixels: RgbImage, header: Any, *, quality: int = 90) -> CompressedImage:
@@ -254,7 +254,7 @@ def to_compressed_message(pixels: RgbImage, header: Any, *, quality: int = 90) -
 
 def wrap_encoded(data: bytes | memoryview, header: Any, image_format: str) -> CompressedImage:
     """Put the bytes of an image file into a ``CompressedImage`` message."""
-    return CompressedImage(header=header, format=image_format, data=bytes_field(data))
+    return with_data(CompressedImage(header=header, format=image_format), data)
 
 
 def _check_size(height: int, width: int) -> None:
@@ -268,11 +268,10 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def bytes_field(data: bytes | memoryview) -> array.array[int]:
-    """Bytes as a message field takes them quickly on every distribution."""
-    field = array.array("B")
-    field.frombytes(memoryview(data).cast("B"))
-    return field
+def with_data(message: Message, data: bytes | memoryview) -> Message:
+    """Fill the ``data`` field of a new message; returns the message."""
+    message.data.frombytes(memoryview(data).cast("B"))
+    return message
 
 
 def _as_uint8(pixels: Any) -> RgbImage:

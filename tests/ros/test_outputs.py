@@ -1,0 +1,101 @@
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+import rclpy
+from mca_perception_msgs.msg import PerceivedObjects
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray, Detection3DArray
+
+from mca_perception.objects import Objects
+from mca_perception.ros import conversions, qos
+from mca_perception.ros.outputs import Outputs
+
+SIZE = (4, 6)
+FRAME = conversions.FrameInfo(Header(frame_id="camera"), "", "model@1", 0)
+CONVERSIONS = {
+    "detections": (Detection2DArray, "to_detections", qos.RESULTS),
+    "instance_mask": (Image, "to_instance_mask", qos.IMAGE_OUTPUT),
+    "detections_3d": (Detection3DArray, "to_detections_3d", qos.RESULTS),
+}
+
+
+@pytest.fixture
+def node(ros_domain: int) -> Iterator[LifecycleNode]:
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    made = LifecycleNode("outputs", context=context)
+    yield made
+    made.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the messages that were built, in order."""
+    names: list[str] = []
+    for topic, (_, function, _) in CONVERSIONS.items():
+        make = getattr(conversions, function)
+
+        def recorded(*arguments: Any, topic: str = topic, make: Any = make) -> Any:
+            names.append(topic)
+            return make(*arguments)
+
+        monkeypatch.setattr(conversions, function, recorded)
+    return names
+
+
+def publish(outputs: Outputs) -> None:
+    objects = Objects.empty(SIZE, ("item",), instance_mask=np.zeros(SIZE, np.uint16))
+    outputs.publish_objects(objects, FRAME, received_ns=0, queue_ms=0.0, surfaces=[])
+
+
+@pytest.mark.parametrize("publishes_mask", [True, False])
+@pytest.mark.parametrize("topic", [*CONVERSIONS, ""])
+def test_messages_are_built_for_those_who_listen(
+    node: LifecycleNode, built: list[str], topic: str, publishes_mask: bool
+) -> None:
+    outputs = Outputs(node, {"publish_mask": publishes_mask})  # type: ignore[arg-type]
+    node.trigger_configure()
+    node.trigger_activate()
+    received: list[Any] = []
+    executor = SingleThreadedExecutor(context=node.context)
+    listener = rclpy.create_node("listener", context=node.context)
+    executor.add_node(listener)
+    always = listener.create_subscription(PerceivedObjects, "objects", received.append, qos.RESULTS)
+    if topic:
+        kind, _, profile = CONVERSIONS[topic]
+        listener.create_subscription(kind, topic, received.append, profile)
+    expected = [topic] if topic and (publishes_mask or topic != "instance_mask") else []
+    try:
+        end = time.monotonic() + 20
+        while not (outputs.facts()["objects_subscribers"] and (not topic or node.count_subscribers(topic))):
+            assert time.monotonic() < end, "nobody was discovered"
+            executor.spin_once(timeout_sec=0.05)
+        # The graph knows a subscriber a moment before its publisher does.
+        while len(received) < 1 + len(expected):
+            assert time.monotonic() < end, f"received {received}"
+            built.clear()
+            received.clear()
+            publish(outputs)
+            limit = time.monotonic() + 1
+            while len(received) < 1 + len(expected) and time.monotonic() < limit:
+                executor.spin_once(timeout_sec=0.05)
+        assert built == expected
+        assert {type(message) for message in received} == {
+            PerceivedObjects,
+            *(CONVERSIONS[name][0] for name in expected),
+        }
+    finally:
+        listener.destroy_subscription(always)
+        executor.shutdown(timeout_sec=1.0)
+        listener.destroy_node()
+        outputs.close()
