@@ -28,18 +28,30 @@ def command(
         str, typer.Option(help="Peers: torch-eager, torch-compile, timm, torchscale, torchvision-maskrcnn.")
     ] = "",
     session: Annotated[
-        str, typer.Option(help="Back ends of ours, separated by commas.")
+        str,
+        typer.Option(
+            help="Back ends of ours, separated by commas. With backbone, torch is our compiled module."
+        ),
     ] = "onnxruntime-cpu,openvino",
     json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Turns of every candidate.")] = 20,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of every candidate.  [all cores]")
     ] = None,
+    at_once: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Pipeline, segmentation: images at the same time in a second pass, which share the threads out.",
+        ),
+    ] = 2,
 ) -> None:
     """Measure on this machine.
 
     With backbone, segmentation or pipeline: our graphs and the peers take turns in one process; medians, percentiles,
-    throughput and the share of the machine's own peak. Without: every script in benchmarks/, one JSON file each.
+    throughput (images one by one and several at once) and the share of the machine's own peak. Without: every script
+    in benchmarks/, one JSON file each.
 
     \b
     Examples:
@@ -47,18 +59,25 @@ def command(
       mca bench backbone --against torch-eager,timm,torchscale --json backbone.json
     """
     if what is not None:
-        _measure(what, model, against, session, json, runs, threads)
+        _measure(what, model, against, session, json, runs, threads, at_once)
     else:
         _run_scripts(model, out, only)
 
 
 def _measure(
-    what: What, model: Path, against: str, session: str, json: Path | None, runs: int, threads: int | None
+    what: What,
+    model: Path,
+    against: str,
+    session: str,
+    json: Path | None,
+    runs: int,
+    threads: int | None,
+    at_once: int,
 ) -> None:
     import os
 
     from mca_perception.cli import bench_cases, reports
-    from mca_perception.cli.bench_measure import machine_peaks
+    from mca_perception.cli.bench_peaks import MachinePeaks
     from mca_perception.deploy.bundle import ModelBundle
     from mca_perception.resources import resource_path
 
@@ -67,25 +86,24 @@ def _measure(
         [part.strip() for part in text.split(",") if part.strip()] for text in (session, against)
     )
     bundle = model if model.is_dir() else resource_path(str(model))
+    machine = MachinePeaks(count)
+    settings = bench_cases.BenchSettings(runs, count, at_once, machine.sample)
     if what == What.BACKBONE:
-        outcome = bench_cases.bench_backbone(sessions, peers, runs=runs, threads=count)
+        outcome = bench_cases.bench_backbone(sessions, peers, settings)
     else:
         measure = bench_cases.bench_pipeline if what == What.PIPELINE else bench_cases.bench_segmentation
-        outcome = measure(bundle, sessions, peers, runs=runs, threads=count)
-    peaks = machine_peaks(count)
+        outcome = measure(bundle, sessions, peers, settings)
+    peaks = machine.figures()
     for name, reason in outcome.left_out.items():
         typer.echo(f"{name} is left out: {reason}")
     for case, candidates in outcome.cases.items():
-        fastest = min((values["p50_ms"] for values in candidates.values()), default=1.0)
+        most = max((values["images_per_second"] for values in candidates.values()), default=1.0)
         for name, values in candidates.items():
-            if "gflop_per_s" in values:
-                values["share_of_gemm_peak"] = round(values["gflop_per_s"] / peaks["gemm_gflop_per_s"], 3)
-            values["ratio_to_fastest"] = round(values["p50_ms"] / fastest, 3)
-            share = f"  {values['share_of_gemm_peak']:.0%} of peak" if "share_of_gemm_peak" in values else ""
-            typer.echo(
-                f"{case:24} {name:22} {values['p50_ms']:9.1f} ms  p95 {values['p95_ms']:.1f}  "
-                f"{values['images_per_second']:7.2f} img/s  {values['ratio_to_fastest']:.2f} x{share}"
-            )
+            _compare(values, most, peaks["gemm_gflop_per_s"])
+            _print_row(case, name, values)
+    product, best = peaks["gemm_product"], peaks["gemm_gflop_per_s"]
+    median = peaks["gemm_products"][product]["median"]
+    typer.echo(f"matrix products: {best} GFLOP/s at best ({product}), {median} in the median")
     if json is None:
         return
     reports.new_folder(json.parent)
@@ -102,12 +120,31 @@ def _measure(
             "seed": bench_cases.SEED,
             "input_sha256": outcome.input_sha256,
             "peaks": peaks,
+            **outcome.facts,
             "cases": outcome.cases,
             "left_out": outcome.left_out,
             **facts,
         },
     )
     typer.echo(str(json))
+
+
+def _compare(values: dict[str, float], most: float, gemm_gflop_per_s: float) -> None:
+    """Add a candidate's shares: of the quickest one's images per second, and of the machine's matrix products."""
+    values["ratio_to_fastest"] = round(most / values["images_per_second"], 3)
+    if "gflop_per_s" in values:
+        values["share_of_gemm_peak"] = round(values["gflop_per_s"] / gemm_gflop_per_s, 3)
+        values["fastest_share_of_gemm_peak"] = round(values["fastest_gflop_per_s"] / gemm_gflop_per_s, 3)
+
+
+def _print_row(case: str, name: str, values: dict[str, float]) -> None:
+    share = ""
+    if "share_of_gemm_peak" in values:
+        share = f"  {values['share_of_gemm_peak']:.0%} of peak (at best {values['fastest_share_of_gemm_peak']:.0%})"
+    typer.echo(
+        f"{case:24} {name:22} {values['p50_ms']:9.1f} ms  p95 {values['p95_ms']:.1f}  best {values['fastest_ms']:.1f}  "
+        f"{values['images_per_second']:7.2f} img/s  {values['ratio_to_fastest']:.2f} x{share}"
+    )
 
 
 def _run_scripts(model: Path, out: Path | None, only: str | None) -> None:

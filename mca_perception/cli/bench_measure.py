@@ -1,24 +1,33 @@
-"""How `mca bench` measures: candidates take turns in one process, beside the machine's own peaks."""
+"""How `mca bench` measures: candidates take turns in one process."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["figures", "interleave", "machine_peaks", "resident_megabytes"]
+__all__ = ["figures", "interleave", "interleave_images", "nothing", "resident_megabytes"]
 
-_GEMM_SIDE = 1536
-_COPY_BYTES = 1 << 28
-_REPEATS = 5
+Image = TypeVar("Image")
+
+
+def nothing() -> None:
+    """What happens between turns where nothing else is asked for."""
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]], runs: int, *, images: int = 1, gflop: float | None = None
+    calls: Mapping[str, Callable[[], object]],
+    runs: int,
+    *,
+    images: int = 1,
+    gflop: float | None = None,
+    between: Callable[[], None] = nothing,
 ) -> dict[str, dict[str, float]]:
     """Run candidates in turn after one warm-up each.
 
@@ -27,6 +36,7 @@ def interleave(
         runs: turns of every candidate.
         images: that one call works on.
         gflop: arithmetic of one call, for ``gflop_per_s``.
+        between: called before every round.
 
     Returns:
         Figures by candidate, see :func:`figures`, with ``warm_up_ms`` and ``warm_up_megabytes``: what the first call
@@ -35,58 +45,114 @@ def interleave(
     """
     timings: dict[str, list[float]] = {name: [] for name in calls}
     processor: dict[str, list[float]] = {name: [] for name in calls}
-    found: dict[str, dict[str, float]] = {}
-    for name, call in calls.items():
-        before, started = resident_megabytes(), time.perf_counter()
-        call()
-        found[name] = {
-            "warm_up_ms": round(1000 * (time.perf_counter() - started), 2),
-            "warm_up_megabytes": round(resident_megabytes() - before, 1),
-        }
+    first = {name: _first(call) for name, call in calls.items()}
     for _ in range(runs):
+        between()
         for name, call in calls.items():
             started, worked = time.perf_counter(), time.process_time()
             call()
             timings[name].append(1000 * (time.perf_counter() - started))
             processor[name].append(1000 * (time.process_time() - worked))
-    for name, values in processor.items():
-        found[name]["processor_ms"] = round(float(np.median(values)), 3)
-    return {name: {**figures(timings[name], images, gflop), **found[name]} for name in calls}
+    return {
+        name: {
+            **figures(timings[name], images, gflop),
+            **first[name],
+            "processor_ms": round(float(np.median(processor[name])), 3),
+        }
+        for name in calls
+    }
+
+
+def interleave_images(
+    calls: Mapping[str, Callable[[Image], object]],
+    images: Sequence[Image],
+    runs: int,
+    *,
+    at_once: int = 1,
+    between: Callable[[], None] = nothing,
+) -> dict[str, dict[str, float]]:
+    """Run candidates in turn on several images, one after the other or several at the same time.
+
+    Args:
+        calls: take one image, on any thread.
+        images: each of the threads works on all of them in every turn, starting with another one.
+        runs: turns of every candidate.
+        at_once: threads.
+        between: called before every round.
+
+    Returns:
+        Figures by candidate as those of :func:`interleave`: times of single images, and images per second by the time
+        in which a turn's images were done.
+    """
+    each: dict[str, list[float]] = {name: [] for name in calls}
+    turns: dict[str, list[float]] = {name: [] for name in calls}
+    processor: dict[str, list[float]] = {name: [] for name in calls}
+    count = at_once * len(images)
+    with ThreadPoolExecutor(at_once) as threads:
+
+        def turn(call: Callable[[Image], object]) -> list[float]:
+            parts = threads.map(partial(_one_by_one, call, images), range(at_once))
+            return [value for part in parts for value in part]
+
+        first = {name: _first(partial(turn, call)) for name, call in calls.items()}
+        for _ in range(runs):
+            between()
+            for name, call in calls.items():
+                started, worked = time.perf_counter(), time.process_time()
+                each[name] += turn(call)
+                turns[name].append(time.perf_counter() - started)
+                processor[name].append(1000 * (time.process_time() - worked) / count)
+    return {
+        name: {
+            **figures(each[name]),
+            **first[name],
+            "images_per_second": round(count / float(np.median(turns[name])), 2),
+            "processor_ms": round(float(np.median(processor[name])), 3),
+        }
+        for name in calls
+    }
+
+
+def _one_by_one(call: Callable[[Image], object], images: Sequence[Image], start: int) -> list[float]:
+    """Milliseconds of every image, beginning with the one at ``start``."""
+    timings = []
+    for number in range(len(images)):
+        image = images[(start + number) % len(images)]
+        started = time.perf_counter()
+        call(image)
+        timings.append(1000 * (time.perf_counter() - started))
+    return timings
+
+
+def _first(call: Callable[[], object]) -> dict[str, float]:
+    before, started = resident_megabytes(), time.perf_counter()
+    call()
+    return {
+        "warm_up_ms": round(1000 * (time.perf_counter() - started), 2),
+        "warm_up_megabytes": round(resident_megabytes() - before, 1),
+    }
 
 
 def figures(milliseconds: list[float], images: int = 1, gflop: float | None = None) -> dict[str, float]:
-    """Median, 95th and 99th percentile, fastest, images per second and, given the arithmetic, GFLOP/s."""
+    """Median, percentiles and images per second of some times.
+
+    ``fastest_ms`` is the least, and ``spread`` how far the median lies above it: much on a busy machine. Given the
+    arithmetic, GFLOP/s by the median and by the fastest.
+    """
     p50, p95, p99 = (float(np.percentile(milliseconds, q)) for q in (50, 95, 99))
+    fastest = min(milliseconds)
     result = {
         "p50_ms": round(p50, 3),
         "p95_ms": round(p95, 3),
         "p99_ms": round(p99, 3),
-        "fastest_ms": round(min(milliseconds), 3),
+        "fastest_ms": round(fastest, 3),
+        "spread": round(p50 / fastest - 1, 3),
         "images_per_second": round(1000 * images / p50, 2),
     }
     if gflop is not None:
         result["gflop_per_s"] = round(1000 * gflop / p50, 1)
+        result["fastest_gflop_per_s"] = round(1000 * gflop / fastest, 1)
     return result
-
-
-def machine_peaks(threads: int) -> dict[str, float]:
-    """What this machine reaches at best: float32 matrix products (ONNX Runtime) and copies (NumPy).
-
-    Args:
-        threads: of the product; the copy uses one.
-
-    Returns:
-        ``gemm_gflop_per_s`` and ``copy_gb_per_s`` (bytes read and written), the best of five.
-    """
-    product = _product(threads)
-    array = np.ones(_COPY_BYTES // 4, np.float32)
-    target = np.empty_like(array)
-    gemm = min(_seconds(product) for _ in range(_REPEATS))
-    copy = min(_seconds(lambda: np.copyto(target, array)) for _ in range(_REPEATS))
-    return {
-        "gemm_gflop_per_s": round(2e-9 * _GEMM_SIDE**3 / gemm, 1),
-        "copy_gb_per_s": round(2e-9 * _COPY_BYTES / copy, 1),
-    }
 
 
 def resident_megabytes() -> float:
@@ -96,26 +162,3 @@ def resident_megabytes() -> float:
     except (OSError, ValueError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _product(threads: int) -> Callable[[], Any]:
-    import onnx
-    import onnxruntime as ort
-
-    text = f"""
-    <ir_version: 9, opset_import: ["" : 17]>
-    product (float[{_GEMM_SIDE}, {_GEMM_SIDE}] a, float[{_GEMM_SIDE}, {_GEMM_SIDE}] b)
-      => (float[{_GEMM_SIDE}, {_GEMM_SIDE}] c) {{ c = MatMul (a, b) }}
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    model = onnx.parser.parse_model(text).SerializeToString()
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    square = np.ones((_GEMM_SIDE, _GEMM_SIDE), np.float32)
-    return lambda: session.run(None, {"a": square, "b": square})
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started

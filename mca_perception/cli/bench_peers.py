@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -97,6 +99,9 @@ def why_not(name: str) -> str | None:
         __import__(module)
     except Exception as error:  # a library that is there but does not load, for any reason
         return f"{module} does not load: {error}"
+    compiler = os.environ.get("CXX", "g++")
+    if name == "torch-compile" and shutil.which(compiler) is None:
+        return f"torch compiles with {compiler}, which is not installed"
     return None
 
 

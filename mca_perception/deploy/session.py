@@ -40,7 +40,7 @@ def open_sessions(
         bundle: an opened bundle.
         graphs: open these alone, as far as the bundle has them; all by default.
         session: back end: ``onnxruntime-cpu``, ``onnxruntime-cuda``, ``openvino``, ``tensorrt``, ``torch``,
-            ``triton``, or ``auto`` for the best that works here.
+            ``torch-package``, ``triton``, or ``auto`` for the best that works here.
         providers: ONNX Runtime's execution providers, best first; they take the place of ``session``.
         options: of the back end.
 

@@ -11,13 +11,12 @@ from typing import Any
 from mca_perception.errors import McaError
 from mca_perception.ros.node_container import NodeContainer, run_container
 from mca_perception.ros.node_descriptions import NodeDescription, camera_topics
-from mca_perception.ros.parameters import NodeParameters
 from mca_perception.ros.perception_node import PerceptionNode
 
 __all__ = ["CamerasNode", "main"]
 
 MAX_CAMERAS = 32
-_SHARED = ("model", "gallery", "session", "frame_policy", "tracking")
+_SHARED = ("model", "gallery", "session", "frame_policy", "parallel_frames", "threads", "tracking")
 
 
 class CamerasNode(NodeContainer):
@@ -30,7 +29,6 @@ class CamerasNode(NodeContainer):
             McaError: names of cameras or topics cannot be used.
         """
         super().__init__("cameras", **options)
-        self.parameters = NodeParameters(self, "cameras")
         cameras, images = list(self.parameters["cameras"]), list(self.parameters["images"])
         _check(cameras, images)
         shared = {name: self.parameters[name] for name in _SHARED}

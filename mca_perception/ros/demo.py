@@ -47,7 +47,7 @@ class DemoSettings:
         source: the user's folder, video, bag or camera; ``None`` synthesises totes.
         topic: image topic of a bag that has several.
         frames: images to send; ``None`` takes 40 totes or camera images, or all of a file.
-        rate_hz: images per second at most; 0 sends the next as soon as the last but one is answered.
+        rate_hz: images per second at most; 0 sends the next as soon as few enough wait for answers.
         gallery: gallery file; ``None`` builds one where there are reference images.
         seed: of the synthesised totes and their products.
     """

@@ -74,6 +74,11 @@ ARMBENCH_ARGUMENTS = (
         "Frames that come too fast: keep the freshest, or queue every_frame. auto: queue files and bags.",
         ("auto", "freshest", "every_frame"),
     ),
+    LaunchArgument(
+        "parallel_frames",
+        "0",
+        "Frames that are worked on at the same time. 0: two where there are two cores.",
+    ),
     LaunchArgument("score_threshold", "-1.0", "Objects below this score are left out. -1: as calibrated."),
     LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
     LaunchArgument(
@@ -148,6 +153,7 @@ def _perceiving(values: Mapping[str, str], namespace: str, policy: str) -> list[
         "model": values["model"],
         "gallery": values["gallery"],
         "frame_policy": policy,
+        "parallel_frames": int(number("parallel_frames", values)),
         "score_threshold": number("score_threshold", values),
         "tracking": values["tracking"] == "true",
         "camera_info_file": values["camera_info_file"],
@@ -240,6 +246,11 @@ MULTI_CAMERA_ARGUMENTS = (
         "Frames that come too fast: keep the freshest of each camera, or queue every_frame.",
         ("freshest", "every_frame"),
     ),
+    LaunchArgument(
+        "parallel_frames",
+        "0",
+        "Frames that are worked on at the same time. 0: two where there are two cores.",
+    ),
     LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
     LaunchArgument(
         "batch",
@@ -275,6 +286,7 @@ def multi_camera(arguments: Mapping[str, str]) -> list[NodeDescription]:
     namespaces = [f"{namespace}/{camera}" for camera in cameras]
     common = {
         **{name: values[name] for name in ("model", "gallery", "frame_policy")},
+        "parallel_frames": int(number("parallel_frames", values)),
         "tracking": values["tracking"] == "true",
     }
     if values["processes"] == "separate":

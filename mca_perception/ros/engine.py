@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mca_perception.deploy.bundle import ModelBundle
-from mca_perception.deploy.session import Sessions, open_sessions
+from mca_perception.deploy.session import SessionOptions, Sessions, open_sessions
 from mca_perception.deploy.sessions.batching import batching
 from mca_perception.deploy.sessions.selection import AUTOMATIC
+from mca_perception.deploy.sessions.sharing import threads_of_each
 from mca_perception.errors import BundleError, GalleryError, McaError
 from mca_perception.geometry import PADDING_VALUE
 from mca_perception.identification.gallery import Gallery
@@ -78,6 +80,8 @@ class Engine:
         session: str = AUTOMATIC,
         providers: Sequence[str] = (),
         batch: int = 1,
+        parallel: int = 1,
+        threads: int = 0,
     ) -> None:
         """Open a bundle, and a gallery when one is named.
 
@@ -87,6 +91,8 @@ class Engine:
             session: what runs the graphs, by the names that :func:`.open_sessions` takes.
             providers: ONNX Runtime execution providers, best first; they take the place of ``session``.
             batch: rows (images or crops) of several engines of this process that go through a graph at once.
+            parallel: threads that call the engine at the same time. With batches, what they ask for runs in turns.
+            threads: of the graphs for each of them; 0 shares out the cores.
 
         Raises:
             BundleError: the bundle is missing, altered, of another version, or does not segment; or what should run it
@@ -98,7 +104,9 @@ class Engine:
         settings = bundle.manifest.segmentation
         if settings is None:
             raise BundleError(f"model bundle {folder} does not segment; choose one that does")
-        sessions = _shared_sessions(bundle, session, tuple(providers), batch)
+        at_once = 1 if batch > 1 else parallel
+        options = SessionOptions(threads=threads_of_each(at_once, threads), parallel=at_once)
+        sessions = _shared_sessions(bundle, session, tuple(providers), batch, options)
         self.gallery = (
             Gallery.open(gallery, model=bundle.embedding_fingerprint, create=False) if gallery else None
         )
@@ -160,7 +168,8 @@ class Engine:
         return found.replace(timings_ms=timings)
 
     def _configured(self, settings: Settings) -> PerceptionPipeline:
-        pipeline = self.pipeline
+        """A pipeline of the same parts for one image: another thread's may have other settings."""
+        pipeline = copy(self.pipeline)
         pipeline.score_threshold = self.threshold(settings.score_threshold)
         pipeline.top_k = settings.top_k
         pipeline.identifies = settings.identify and self._can_identify
@@ -260,13 +269,17 @@ _SESSIONS: WeakValueDictionary[tuple[Any, ...], Sessions] = WeakValueDictionary(
 _SESSIONS_LOCK = threading.Lock()
 
 
-def _shared_sessions(bundle: ModelBundle, session: str, providers: tuple[str, ...], batch: int) -> Sessions:
+def _shared_sessions(
+    bundle: ModelBundle, session: str, providers: tuple[str, ...], batch: int, options: SessionOptions
+) -> Sessions:
     """Sessions of a bundle; those already open in this process, where there are some: one backbone in memory."""
-    key = (bundle.fingerprint, session, providers, batch)
+    key = (bundle.fingerprint, session, providers, batch, options)
     with _SESSIONS_LOCK:
         sessions = _SESSIONS.get(key)
         if sessions is None:
-            sessions = open_sessions(bundle, session=session, providers=list(providers) or None)
+            sessions = open_sessions(
+                bundle, session=session, providers=list(providers) or None, options=options
+            )
             _SESSIONS[key] = sessions = batching(sessions, max_rows=batch) if batch > 1 else sessions
         return sessions
 

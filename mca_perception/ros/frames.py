@@ -1,4 +1,4 @@
-"""From arriving messages to frames that wait for the worker, and the worker itself."""
+"""From arriving messages to frames that wait for the workers, and the workers themselves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, NamedTuple, TypeVar
 
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -15,12 +15,14 @@ from mca_perception.ros.conversions import stamp_ns
 from mca_perception.ros.frame_policy import FrameQueue, Item
 from mca_perception.ros.statistics import Statistics
 
-__all__ = ["NO_CONTAINER", "Container", "FrameWorker", "Intake", "PendingFrame"]
+__all__ = ["NO_CONTAINER", "Container", "FrameWorkers", "Intake", "PendingFrame"]
 
 DUPLICATE = "duplicate"
 """Cause of a drop: the same frame had already come in through the other transport."""
 
 _REMEMBERED = 16
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -92,20 +94,71 @@ class Intake:
         )
 
 
-class FrameWorker(Generic[Item]):
-    """One thread that handles queued frames, so that inference never blocks the executor."""
+class _Turn(NamedTuple):
+    """The place of a frame in the order of results: after one event, before the other."""
 
-    def __init__(self, queue: FrameQueue[Item], handle: Callable[[Item], None]) -> None:
+    before: threading.Event
+    done: threading.Event
+
+
+class FrameWorkers(Generic[Item, Result]):
+    """Threads that work on queued frames, so that inference never blocks the executor.
+
+    They may work on several frames at once. What is done with the results happens in the order in which the frames left
+    the queue, one after the other: a frame that is quicker than the one before it waits.
+    """
+
+    def __init__(
+        self,
+        queue: FrameQueue[Item],
+        work: Callable[[Item], Result],
+        deliver: Callable[[Item, Result], None],
+        *,
+        parallel: int = 1,
+    ) -> None:
+        """Start the threads.
+
+        Args:
+            queue: where frames wait; the workers end when it is closed.
+            work: makes something of a frame, on several threads at once; raises nothing.
+            deliver: does something with the result, in order; raises nothing.
+            parallel: frames that are worked on at the same time.
+        """
         self._queue = queue
-        self._handle = handle
-        self._thread = threading.Thread(target=self._run, name="perception-worker", daemon=True)
-        self._thread.start()
+        self._work = work
+        self._deliver = deliver
+        self._taking = threading.Lock()
+        self._last = threading.Event()
+        self._last.set()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"perception-worker-{number}", daemon=True)
+            for number in range(parallel)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _run(self) -> None:
-        while (frame := self._queue.get()) is not None:
-            self._handle(frame)
+        while (taken := self._take()) is not None:
+            frame, turn = taken
+            try:
+                result = self._work(frame)
+                turn.before.wait()
+                self._deliver(frame, result)
+            finally:
+                turn.done.set()
+
+    def _take(self) -> tuple[Item, _Turn] | None:
+        """The next frame and its turn; None once the queue is closed."""
+        with self._taking:
+            frame = self._queue.get()
+            if frame is None:
+                return None
+            turn = _Turn(self._last, threading.Event())
+            self._last = turn.done
+            return frame, turn
 
     def stop(self) -> None:
-        """Discard waiting frames and return once the frame in progress is done."""
+        """Discard waiting frames and return once those in progress are done."""
         self._queue.close()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()

@@ -9,9 +9,11 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from mca_perception.deploy.sessions.sharing import runs_at_once
 from mca_perception.deploy.sessions.turns import Turns
 from mca_perception.ros.managed_node import ManagedNode
 from mca_perception.ros.node_descriptions import NodeDescription
+from mca_perception.ros.parameters import NodeParameters
 from mca_perception.ros.runner import Spinner, run_node
 
 __all__ = ["NodeContainer", "run_container"]
@@ -20,14 +22,18 @@ __all__ = ["NodeContainer", "run_container"]
 class NodeContainer(Node):
     """Serves its nodes in the order in which they ask: a fast one does not starve a slow one.
 
+    Its parameters say how many frames are worked on at the same time, those of all nodes counted together.
+
     Attributes:
         nodes: those that it holds.
+        parameters: of the container.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
         self.nodes: list[ManagedNode] = []
-        self._turns = Turns()
+        self.parameters = NodeParameters(self, name)
+        self._turns = Turns(runs_at_once(self.parameters["parallel_frames"]))
 
     def hold(self, kind: Callable[..., ManagedNode], description: NodeDescription, **options: Any) -> None:
         """Make a node; it loads nothing yet.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from mca_perception_msgs.msg import PerceivedObject, PerceivedObjects
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 
+from mca_perception.deploy.sessions.sharing import runs_at_once
 from mca_perception.errors import InvalidImageError, McaError, error_text
 from mca_perception.objects import Objects
 from mca_perception.ros import qos
@@ -24,7 +26,7 @@ from mca_perception.ros.conversions import stamp_ns
 from mca_perception.ros.diagnostics import PERIOD_S, perception_status
 from mca_perception.ros.engine import Engine, EngineSlot, Settings
 from mca_perception.ros.frame_policy import DEACTIVATED, FrameQueue
-from mca_perception.ros.frames import NO_CONTAINER, Container, FrameWorker
+from mca_perception.ros.frames import NO_CONTAINER, Container, FrameWorkers
 from mca_perception.ros.images import decode_compressed, decode_image
 from mca_perception.ros.managed_node import LOG_EVERY_S, ManagedNode, transition
 from mca_perception.ros.processing import drop_cause
@@ -33,6 +35,15 @@ from mca_perception.ros.stamp_matching import StampMatcher
 __all__ = ["ObjectNode", "objects_of"]
 
 _OBJECTS, _MASK, _IMAGE = "objects", "mask", "image"
+
+Result = TypeVar("Result")
+
+
+class _Found(NamedTuple):
+    """How long it took to fill a frame's message, in all and by step."""
+
+    spent_ms: float
+    steps_ms: Mapping[str, float]
 
 
 class ObjectNode(ManagedNode):
@@ -58,7 +69,7 @@ class ObjectNode(ManagedNode):
         self._inputs: list[Any] = []
         self._matcher: StampMatcher | None = None
         self._frames: FrameQueue[dict[str, Any]] | None = None
-        self._worker: FrameWorker[dict[str, Any]] | None = None
+        self._workers: FrameWorkers[dict[str, Any], _Found | None] | None = None
         self.create_timer(PERIOD_S, self._watch)
 
     @abstractmethod
@@ -94,11 +105,20 @@ class ObjectNode(ManagedNode):
         return super().on_configure(state)
 
     def _engine_options(self) -> dict[str, Any]:
-        return {"session": self.parameters["session"]}
+        return {
+            "session": self.parameters["session"],
+            "parallel": self._parallel,
+            "threads": self.parameters["threads"],
+        }
+
+    @property
+    def _parallel(self) -> int:
+        """Frames that are worked on at the same time."""
+        return runs_at_once(self.parameters["parallel_frames"])
 
     @transition("active")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe and start the worker."""
+        """Subscribe and start the workers."""
         result = super().on_activate(state)
         policy = self.parameters["frame_policy"]
         frames: FrameQueue[dict[str, Any]] = FrameQueue(
@@ -108,7 +128,12 @@ class ObjectNode(ManagedNode):
             (_OBJECTS, _MASK, _IMAGE), on_match=frames.put, on_drop=self._statistics.count_drop
         )
         self._frames, self._matcher = frames, matcher
-        self._worker = FrameWorker(frames, lambda messages: self._handle(messages, frames))
+        self._workers = FrameWorkers(
+            frames,
+            lambda messages: self._guarded(lambda: self._look_closer(messages)),
+            lambda messages, found: self._guarded(lambda: self._publish(messages[_OBJECTS], found, frames)),
+            parallel=self._parallel,
+        )
         images = qos.image_input("auto", policy)
         self._inputs = [
             self.create_subscription(kind, topic, lambda m, name=name: self._receive(name, m), profile)
@@ -127,16 +152,18 @@ class ObjectNode(ManagedNode):
         assert self._matcher is not None
         self._matcher.receive(kind, message)
 
-    def _handle(self, messages: dict[str, Any], frames: FrameQueue[dict[str, Any]]) -> None:
-        """Look at one frame's objects. Whatever is wrong with them costs this frame only."""
+    def _guarded(self, step: Callable[[], Result]) -> Result | None:
+        """The result of a step; whatever is wrong with the objects of a frame costs this frame only."""
         try:
-            self._process(messages, frames)
+            return step()
         except Exception as error:
             cause, text = drop_cause(error), error_text(error)
             self._statistics.count_drop(cause, text)
             self.get_logger().warning(f"objects dropped ({cause}): {text}", throttle_duration_sec=LOG_EVERY_S)
+            return None
 
-    def _process(self, messages: dict[str, Any], frames: FrameQueue[dict[str, Any]]) -> None:
+    def _look_closer(self, messages: dict[str, Any]) -> _Found:
+        """Fill the message of a frame; on several threads at once."""
         assert self._engines is not None
         started = time.perf_counter()
         message: PerceivedObjects = messages[_OBJECTS]
@@ -150,9 +177,15 @@ class ObjectNode(ManagedNode):
                 message.model = f"{message.model} {engine.model}".strip()
             self._fill(message.objects, found, engine)
         message.container_id = container.container_id or message.container_id
-        spent = (time.perf_counter() - started) * 1e3
-        message.timing.identification_ms += float(found.timings_ms.get("identification", 0.0))
-        message.timing.processing_ms += spent
+        return _Found((time.perf_counter() - started) * 1e3, found.timings_ms)
+
+    def _publish(
+        self, message: PerceivedObjects, found: _Found | None, frames: FrameQueue[dict[str, Any]]
+    ) -> None:
+        if found is None:
+            return
+        message.timing.identification_ms += float(found.steps_ms.get("identification", 0.0))
+        message.timing.processing_ms += found.spent_ms
         now = self.get_clock().now()
         message.timing.published = now.to_msg()
         latency = (now.nanoseconds - stamp_ns(message.header.stamp)) / 1e6
@@ -161,7 +194,9 @@ class ObjectNode(ManagedNode):
             self._statistics.count_drop(DEACTIVATED)
             return
         self._output.publish(message)
-        self._statistics.count_processed(latency_ms=latency, processing_ms=spent, steps_ms=found.timings_ms)
+        self._statistics.count_processed(
+            latency_ms=latency, processing_ms=found.spent_ms, steps_ms=found.steps_ms
+        )
 
     def _stop(self) -> None:
         for subscription in self._inputs:
@@ -170,9 +205,9 @@ class ObjectNode(ManagedNode):
         if self._matcher is not None:
             self._matcher.close()
             self._matcher = None
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = self._frames = None
+        if self._workers is not None:
+            self._workers.stop()
+            self._workers = self._frames = None
 
     def _release(self) -> None:
         if self._output is not None:

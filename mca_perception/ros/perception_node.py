@@ -13,6 +13,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from mca_perception.deploy.sessions.sharing import runs_at_once
 from mca_perception.pipeline import Tiling
 from mca_perception.pipeline.camera_files import read_camera
 from mca_perception.ros.container_service import ContainerService
@@ -22,7 +23,7 @@ from mca_perception.ros.depth_input import DepthInput
 from mca_perception.ros.diagnostics import PERIOD_S, perception_status
 from mca_perception.ros.engine import Engine, EngineSlot
 from mca_perception.ros.frame_policy import FrameQueue
-from mca_perception.ros.frames import FrameWorker, Intake, PendingFrame
+from mca_perception.ros.frames import FrameWorkers, Intake, PendingFrame
 from mca_perception.ros.gallery_services import GalleryServices
 from mca_perception.ros.inputs import Inputs
 from mca_perception.ros.managed_node import LOG_EVERY_S, ManagedNode, run_managed, transition
@@ -30,7 +31,7 @@ from mca_perception.ros.model_swap import ModelSwap
 from mca_perception.ros.outputs import Outputs
 from mca_perception.ros.parameters import ParameterSpec
 from mca_perception.ros.pick_services import PickServices
-from mca_perception.ros.processing import FrameProcessor, settings_from
+from mca_perception.ros.processing import FrameProcessor, Perceived, settings_from
 from mca_perception.ros.service_threads import ServiceThread
 
 __all__ = ["PerceptionNode", "main"]
@@ -59,7 +60,7 @@ class PerceptionNode(ManagedNode):
         self._outputs: Outputs | None = None
         self._depth = DepthInput()
         self._frames: FrameQueue[PendingFrame] | None = None
-        self._worker: FrameWorker[PendingFrame] | None = None
+        self._workers: FrameWorkers[PendingFrame, Perceived | None] | None = None
         self._processor: FrameProcessor | None = None
         self._inputs: Inputs | None = None
         self._container: ContainerService | None = None
@@ -83,9 +84,19 @@ class PerceptionNode(ManagedNode):
         self.get_logger().info(f"model {engine.model} on {engine.choice}")
         return super().on_configure(state)
 
+    @property
+    def _parallel(self) -> int:
+        """Frames that are worked on at the same time."""
+        return runs_at_once(self.parameters["parallel_frames"])
+
     def _engine_options(self) -> dict[str, Any]:
         options = {name: self.parameters[name] for name in ("gallery", "session", "providers")}
-        return {**options, "batch": self._batch}
+        return {
+            **options,
+            "batch": self._batch,
+            "parallel": self._parallel,
+            "threads": self.parameters["threads"],
+        }
 
     def _offer_services(self, engines: EngineSlot) -> None:
         self._container = container = ContainerService(self, engines, report=self.report)
@@ -111,7 +122,7 @@ class PerceptionNode(ManagedNode):
 
     @transition("active")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe to the images and start the worker."""
+        """Subscribe to the images and start the workers."""
         assert self._engines is not None
         assert self._outputs is not None
         assert self._container is not None
@@ -139,7 +150,12 @@ class PerceptionNode(ManagedNode):
             turns=self._turns,
         )
         self._frames, self._processor = frames, processor
-        self._worker = FrameWorker(frames, lambda frame: processor.handle(frame, lambda: frames.closed))
+        self._workers = FrameWorkers(
+            frames,
+            processor.perceive,
+            lambda frame, found: processor.publish(frame, found, lambda: frames.closed),
+            parallel=self._parallel,
+        )
         self._inputs = Inputs(self, self.parameters, intake.receive, self._depth)
         return result
 
@@ -147,9 +163,9 @@ class PerceptionNode(ManagedNode):
         if self._inputs is not None:
             self._inputs.close()
             self._inputs = None
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = self._processor = self._frames = None
+        if self._workers is not None:
+            self._workers.stop()
+            self._workers = self._processor = self._frames = None
 
     def _release(self) -> None:
         for thread in self._service_threads:
@@ -219,7 +235,10 @@ class PerceptionNode(ManagedNode):
         if now < self._next_report and situation == self._reported:
             return
         self._reported, self._next_report = situation, now + PERIOD_S
-        facts: dict[str, Any] = {"frame_policy": self.parameters["frame_policy"]}
+        facts: dict[str, Any] = {
+            "frame_policy": self.parameters["frame_policy"],
+            "parallel_frames": self._parallel,
+        }
         if self._engines is not None:
             with self._engines.use() as engine:
                 facts |= engine.facts()

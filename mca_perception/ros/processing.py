@@ -1,11 +1,11 @@
-"""What happens to one frame, on the worker's thread: decode, perceive, track, measure, publish."""
+"""What happens to one frame on a worker's thread: decode and perceive; then, in order, track, measure, publish."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from mca_perception.errors import InvalidImageError, error_text
 from mca_perception.objects import Objects
 from mca_perception.pipeline import Tiling
 from mca_perception.ros.conversions import FrameInfo, best_first, stamp_ns
+from mca_perception.ros.defect_messages import DefectRule
 from mca_perception.ros.depth_input import DepthInput
 from mca_perception.ros.engine import EngineSlot, Settings
 from mca_perception.ros.frame_policy import DEACTIVATED
@@ -25,7 +26,7 @@ from mca_perception.ros.parameters import NodeParameters
 from mca_perception.ros.statistics import Statistics
 from mca_perception.tracking import ByteTracker
 
-__all__ = ["OUT_OF_MEMORY", "FrameProcessor", "drop_cause", "settings_from"]
+__all__ = ["OUT_OF_MEMORY", "FrameProcessor", "Perceived", "drop_cause", "settings_from"]
 
 OUT_OF_MEMORY = "out_of_memory"
 """Cause of a drop: the machine or the accelerator had no memory left for this frame."""
@@ -33,6 +34,8 @@ OUT_OF_MEMORY = "out_of_memory"
 PROCESSING_FAILED = "processing_failed"
 
 _MEMORY_WORDS = ("failed to allocate", "out of memory", "bad_alloc", "bad allocation", "insufficient memory")
+
+Result = TypeVar("Result")
 
 
 def settings_from(parameters: NodeParameters) -> Settings:
@@ -58,8 +61,28 @@ def drop_cause(error: Exception) -> str:
     return PROCESSING_FAILED
 
 
+class Perceived(NamedTuple):
+    """What was found in a frame.
+
+    Attributes:
+        image: uint8 ``[H, W, 3]`` RGB.
+        objects: best score first.
+        model: what found them.
+        rule: how it decides on defects.
+        queue_ms: how long the frame had waited for a worker.
+        done: when it was found, monotonic seconds.
+    """
+
+    image: NDArray[np.uint8]
+    objects: Objects
+    model: str
+    rule: DefectRule | None
+    queue_ms: float
+    done: float
+
+
 class FrameProcessor:
-    """Handles frames one after the other, from activation to deactivation.
+    """Handles frames from activation to deactivation: perceives several at once, publishes them in order.
 
     Attributes:
         last_image: the image that was perceived last, uint8 ``[H, W, 3]``; ``None`` before the first.
@@ -99,34 +122,57 @@ class FrameProcessor:
         self._tracked: tuple[int, tuple[int, int], int] = (0, (0, 0), 0)
         self.last_image: NDArray[np.uint8] | None = None
 
-    def handle(self, frame: PendingFrame, is_stopped: Callable[[], bool]) -> None:
-        """Perceive one frame and publish what was found. Whatever is wrong with it costs this frame only.
+    def perceive(self, frame: PendingFrame) -> Perceived | None:
+        """What a frame shows; may be called from several threads. Whatever is wrong with it costs this frame only.
 
         Args:
             frame: the frame.
+
+        Returns:
+            What was found; None for a frame that was dropped.
+        """
+        return self._guarded(lambda: self._perceive(frame))
+
+    def publish(
+        self, frame: PendingFrame, perceived: Perceived | None, is_stopped: Callable[[], bool]
+    ) -> None:
+        """Track and measure what was found, and publish it; frames come in the order in which they were taken.
+
+        Args:
+            frame: the frame.
+            perceived: what was found; None for a frame that was dropped.
             is_stopped: whether results are no longer wanted.
         """
+        if perceived is not None:
+            self._guarded(lambda: self._publish(frame, perceived, is_stopped))
+
+    def _guarded(self, step: Callable[[], Result]) -> Result | None:
         try:
-            self._process(frame, is_stopped)
+            return step()
         except Exception as error:
             cause, text = drop_cause(error), error_text(error)
             self._statistics.count_drop(cause, text)
             self._on_drop(cause, text)
+            return None
 
-    def _process(self, frame: PendingFrame, is_stopped: Callable[[], bool]) -> None:
+    def _perceive(self, frame: PendingFrame) -> Perceived:
         queue_ms = (time.perf_counter() - frame.arrived) * 1e3
         message, parameters = frame.message, self._parameters
         image = decode_compressed(message) if isinstance(message, CompressedImage) else decode_image(message)
         with self._turns, self._engines.use() as engine:
             objects = engine.perceive(image, frame.container, settings_from(parameters))
-            model = engine.model
             rule = engine.defect_rule(parameters["defect_fpr"])
-        objects = self._track(best_first(objects), stamp_ns(message.header.stamp))
+            return Perceived(image, best_first(objects), engine.model, rule, queue_ms, time.perf_counter())
+
+    def _publish(self, frame: PendingFrame, perceived: Perceived, is_stopped: Callable[[], bool]) -> None:
+        order_ms = (time.perf_counter() - perceived.done) * 1e3
+        parameters, header = self._parameters, frame.message.header
+        objects = self._track(perceived.objects, stamp_ns(header.stamp))
         surfaces = None
         if parameters["depth"]:
             surfaces = self._depth.measure(
                 objects,
-                message.header,
+                header,
                 nearest_m=parameters["depth_nearest_m"],
                 farthest_m=parameters["depth_farthest_m"],
                 patience_s=parameters["depth_patience_ms"] / 1e3,
@@ -134,24 +180,24 @@ class FrameProcessor:
         if is_stopped():
             self._statistics.count_drop(DEACTIVATED)
             return
-        self.last_image = image
+        image = self.last_image = perceived.image
         timing = self._outputs.publish_objects(
             objects,
-            FrameInfo(message.header, frame.container.container_id, model, self._sequence, rule),
+            FrameInfo(header, frame.container.container_id, perceived.model, self._sequence, perceived.rule),
             received_ns=frame.received_ns,
-            queue_ms=queue_ms,
+            queue_ms=perceived.queue_ms,
             surfaces=surfaces,
         )
         self._sequence += 1
         cyclic_ms = self._statistics.count_processed(
             latency_ms=timing.pipeline_latency_ms,
             processing_ms=timing.processing_ms,
-            queue_ms=queue_ms,
-            steps_ms=objects.timings_ms,
+            queue_ms=perceived.queue_ms,
+            steps_ms={**objects.timings_ms, "order": order_ms},
         )
-        self._outputs.publish_points(image, objects, surfaces, message.header)
-        self._outputs.publish_overlay(image, objects, message.header)
-        self._outputs.alarms.explain(image, objects, message.header, self._engines)
+        self._outputs.publish_points(image, objects, surfaces, header)
+        self._outputs.publish_overlay(image, objects, header)
+        self._outputs.alarms.explain(image, objects, header, self._engines)
         self._outputs.publish_latencies(
             {
                 "cyclic": cyclic_ms,

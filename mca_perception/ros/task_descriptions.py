@@ -16,10 +16,11 @@ __all__ = ["TASKS", "task_descriptions"]
 TASKS = ("segmentation", "identification", "defects")
 """In the order of the chain."""
 
+_COMMON = ("model", "session", "frame_policy", "parallel_frames", "threads")
 _PARAMETERS = {
-    "segmentation": ("model", "session", "frame_policy", "score_threshold", "tracking", "camera_info_file"),
-    "identification": ("model", "session", "frame_policy", "gallery"),
-    "defects": ("model", "session", "frame_policy"),
+    "segmentation": (*_COMMON, "score_threshold", "tracking", "camera_info_file"),
+    "identification": (*_COMMON, "gallery"),
+    "defects": _COMMON,
 }
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from mca_perception.ros.defects_node import DefectsNode
 from mca_perception.ros.identification_node import IdentificationNode
 from mca_perception.ros.node_container import NodeContainer, run_container
-from mca_perception.ros.parameters import NodeParameters
 from mca_perception.ros.perception_node import PerceptionNode
 from mca_perception.ros.task_descriptions import task_descriptions
 
@@ -18,7 +17,10 @@ _KINDS = {
     "identification_node": IdentificationNode,
     "defects_node": DefectsNode,
 }
-_SHARED = ("model", "gallery", "session", "frame_policy", "score_threshold", "tracking", "camera_info_file")
+_SHARED = (
+    *("model", "gallery", "session", "frame_policy", "parallel_frames", "threads"),
+    *("score_threshold", "tracking", "camera_info_file"),
+)
 
 
 class TasksNode(NodeContainer):
@@ -31,7 +33,6 @@ class TasksNode(NodeContainer):
             LaunchError: the parameter ``tasks`` names an unknown task, or no segmentation.
         """
         super().__init__("tasks", **options)
-        self.parameters = NodeParameters(self, "tasks")
         values = {name: self.parameters[name] for name in _SHARED}
         chain = task_descriptions(
             self.get_namespace(), list(self.parameters["tasks"]), values, image=self.parameters["image"]

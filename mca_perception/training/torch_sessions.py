@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +23,7 @@ from mca_perception.segmentation.recipe import SegmentationRecipe
 from mca_perception.training.checkpoints import WEIGHTS
 from mca_perception.training.graphs import Features, Predict
 
-__all__ = ["TorchSession", "open_graph", "why_not"]
+__all__ = ["TorchSession", "built_module", "open_graph", "why_not"]
 
 _PARTS = {
     "backbone": "backbone.",
@@ -32,25 +32,33 @@ _PARTS = {
 }
 """Graphs that can be built again, by the prefix of their weights."""
 
+_CONSTANT_WEIGHTS: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": True}
+"""Lets the compiler pack weights for products beforehand."""
+
 
 class TorchSession(GraphSession):
     """A module, eager or compiled, on the GPU where there is one."""
 
     backend: ClassVar[str] = "torch"
 
-    def __init__(self, module: nn.Module, spec: GraphSpec, *, compiled: bool = False) -> None:
+    def __init__(
+        self, module: nn.Module, spec: GraphSpec, *, compiled: bool = False, threads: int | None = None
+    ) -> None:
         """Take over a module.
 
         Args:
             module: called with the inputs in the order of ``spec``.
             spec: inputs and outputs.
-            compiled: pass it through ``torch.compile``; the first run of every shape then takes long.
+            compiled: pass it through ``torch.compile`` with weights as constants; the first run then takes long, and so
+                does the first with another shape.
+            threads: of one run on a CPU; torch's own number when not given.
         """
         gpu = torch.cuda.is_available()
         self.device = torch.cuda.get_device_name() if gpu else "CPU"
         self._torch_device = torch.device("cuda" if gpu else "cpu")
         module = module.eval().to(self._torch_device)
-        self._call: Any = torch.compile(module) if compiled else module
+        self._call: Any = torch.compile(module, options=_CONSTANT_WEIGHTS) if compiled else module
+        self._threads = threads
         self.inputs, self.outputs = tuple(spec.inputs), tuple(spec.outputs)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -58,6 +66,8 @@ class TorchSession(GraphSession):
         tensors = [
             torch.from_numpy(array).to(self._torch_device) for array in self._contiguous(inputs).values()
         ]
+        if self._threads is not None:  # belongs to the calling thread
+            torch.set_num_threads(self._threads)
         with torch.inference_mode():
             found = self._call(*tensors)
         found = (found,) if isinstance(found, Tensor) else found
@@ -70,7 +80,13 @@ def why_not() -> str | None:
 
 
 def open_graph(bundle: Bundle, graph: str, options: SessionOptions) -> TorchSession:
-    """Build the module of a graph.
+    """Build the module of a graph and run it; see :func:`built_module`."""
+    module, spec = built_module(bundle, graph), bundle.manifest.graphs[graph]
+    return TorchSession(module, spec, compiled=options.compiled, threads=options.threads)
+
+
+def built_module(bundle: Bundle, graph: str) -> nn.Module:
+    """The module of a graph, with the bundle's weights.
 
     Raises:
         BundleError: the graph is none that can be built again, the manifest has no usable recipe, the weights do not
@@ -101,10 +117,9 @@ def open_graph(bundle: Bundle, graph: str, options: SessionOptions) -> TorchSess
             f"{bundle.path}: {graph} cannot be built again from the manifest's recipe and {WEIGHTS} "
             f"({str(error)[:300]}); choose onnxruntime-cpu"
         ) from error
-    module = Predict(built) if graph == "segmentation" else built
-    if isinstance(built, Backbone):
-        module = Features(built)
-    return TorchSession(module, manifest.graphs[graph], compiled=options.compiled)
+    if graph == "segmentation":
+        return Predict(built)
+    return Features(built) if isinstance(built, Backbone) else built
 
 
 def _build(manifest: Manifest, graph: str) -> nn.Module:

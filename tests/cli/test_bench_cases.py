@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mca_perception.backbone import create_backbone
 from mca_perception.cli import bench_cases
-from mca_perception.cli.bench_measure import figures, interleave, machine_peaks
+from mca_perception.cli.bench_measure import figures, interleave, interleave_images
+from mca_perception.cli.bench_peaks import MachinePeaks
 from mca_perception.cli.main import main
 from mca_perception.errors import McaError
 from tests.support.bundles import write_colour_bundle
@@ -18,8 +22,8 @@ from tests.support.bundles import write_colour_bundle
 
 @pytest.fixture
 def small_machine(monkeypatch) -> None:
-    monkeypatch.setattr("mca_perception.cli.bench_measure._GEMM_SIDE", 64)
-    monkeypatch.setattr("mca_perception.cli.bench_measure._COPY_BYTES", 1 << 16)
+    monkeypatch.setattr("mca_perception.cli.bench_peaks._SHAPES", ((64, 64, 64), (16, 32, 64)))
+    monkeypatch.setattr("mca_perception.cli.bench_peaks._COPY_BYTES", 1 << 16)
     monkeypatch.setattr(bench_cases, "SCENES", 1)
 
 
@@ -37,12 +41,14 @@ def test_figures_and_provenance_are_written(small_machine, monkeypatch, tmp_path
     options = ["--session", "onnxruntime-cpu,tensorrt", "--runs", 2, "--threads", 1, "--json", target]
     assert run(monkeypatch, what, "--model", bundle.path, "--against", "torch-eager", *options) == 0
     written = json.loads(target.read_text())
-    figures_of = written["cases"]["640 x 512"]
-    assert set(figures_of) == {"onnxruntime-cpu"}
-    row = figures_of["onnxruntime-cpu"]
-    assert row["fastest_ms"] <= row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
-    assert row["images_per_second"] == pytest.approx(1000 / row["p50_ms"], rel=0.01)
-    assert row["ratio_to_fastest"] == 1
+    assert set(written["cases"]) == {"640 x 512, one by one", "640 x 512, 2 at once"}
+    for figures_of in written["cases"].values():
+        assert set(figures_of) == {"onnxruntime-cpu"}
+        row = figures_of["onnxruntime-cpu"]
+        assert row["fastest_ms"] <= row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert row["images_per_second"] > 0
+        assert row["ratio_to_fastest"] == 1
+    assert written["most_objects"] >= written["objects_per_image"] >= 0
     assert written["model"]["fingerprint"] == bundle.fingerprint
     assert written["peaks"]["gemm_gflop_per_s"] > 0
     assert set(written["left_out"]) == {"tensorrt", "torch-eager"}  # the bundle has no weights
@@ -74,8 +80,41 @@ def test_percentiles() -> None:
     assert "gflop_per_s" not in found
 
 
-def test_peaks_are_measured(small_machine) -> None:
-    assert all(value > 0 for value in machine_peaks(1).values())
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_images_at_once_are_timed_one_by_one(at_once: int) -> None:
+    """Images at once wait for each other: nobody gets past the barrier alone."""
+    barrier = threading.Barrier(at_once, timeout=30)
+    seen: list[tuple[str, int]] = []
+    rounds: list[int] = []
+
+    def call(name: str, image: int) -> None:
+        barrier.wait()
+        seen.append((name, image))
+
+    calls = {name: partial(call, name) for name in "ab"}
+    found = interleave_images(calls, [7, 8], 3, at_once=at_once, between=lambda: rounds.append(len(seen)))
+    turn = 2 * at_once
+    assert [name for name, _ in seen[::turn]] == list("ab" * 4)
+    assert sorted(image for _, image in seen[:turn]) == [7] * at_once + [8] * at_once
+    assert rounds == [2 * turn * done for done in (1, 2, 3)]
+    for row in found.values():
+        assert row["fastest_ms"] <= row["p50_ms"]
+        assert row["spread"] >= 0
+        assert row["images_per_second"] > 0
+
+
+def test_peaks_are_the_best_of_all_samples(small_machine) -> None:
+    peaks = MachinePeaks(1)
+    for _ in range(4):
+        peaks.sample()
+    found = peaks.figures()
+    assert found["samples"] == 5
+    products = found["gemm_products"]
+    assert {"onnxruntime 64 x 64 x 64", "onnxruntime 16 x 32 x 64", "torch 64 x 64 x 64"} <= set(products)
+    assert all(0 < values["median"] <= values["best"] for values in products.values())
+    assert found["gemm_gflop_per_s"] == products[found["gemm_product"]]["best"]
+    assert found["gemm_gflop_per_s"] == max(values["best"] for values in products.values())
+    assert found["copy_gb_per_s"] > 0
 
 
 def test_graphs_outside_bundles_run_in_some_back_ends_only(tmp_path: Path) -> None:
@@ -84,3 +123,24 @@ def test_graphs_outside_bundles_run_in_some_back_ends_only(tmp_path: Path) -> No
     assert session.run({"images": np.zeros((1, 3, 32, 32), np.float32)})["features"].shape == (1, 5, 3)
     with pytest.raises(McaError, match="runs bundles only"):
         bench_cases._open_file(bundle.path_of("backbone"), "triton", 1)
+
+
+@pytest.mark.slow
+def test_the_backbone_runs_in_sessions_compiled_and_beside_a_peer(small_machine, monkeypatch) -> None:
+    monkeypatch.setattr(bench_cases, "BACKBONE_SIDE", 64)
+    monkeypatch.setattr(bench_cases, "BATCHES", (2,))
+    monkeypatch.setattr(
+        bench_cases,
+        "build_ours",
+        lambda side: create_backbone("beit3_nano_patch16", img_size=side, modalities=("vision",), depth=1),
+    )
+    machine = MachinePeaks(1)
+    settings = bench_cases.BenchSettings(runs=1, threads=1, between=machine.sample)
+    outcome = bench_cases.bench_backbone(["onnxruntime-cpu", "torch"], ["torch-eager"], settings)
+    expected = {"onnxruntime-cpu", "torch", "torch-eager"} - set(outcome.left_out)
+    assert set(outcome.left_out) <= {"torch"}  # where there is no compiler
+    assert set(outcome.cases) == {"base 64 px, batch 2"}
+    for rows in outcome.cases.values():
+        assert set(rows) == expected
+        assert all(row["fastest_gflop_per_s"] >= row["gflop_per_s"] > 0 for row in rows.values())
+    assert machine.figures()["samples"] == 1 + len(outcome.cases)

@@ -54,6 +54,25 @@ def test_turns_are_taken_in_the_order_of_asking() -> None:
     assert order[-1] == 99
 
 
+@pytest.mark.parametrize("places", [1, 3])
+def test_as_many_as_there_are_places_have_their_turn_at_once(places: int) -> None:
+    turns, inside, most = Turns(places), [], []
+    meet = threading.Barrier(places, timeout=30)
+
+    def work(number: int) -> None:
+        with turns:
+            inside.append(number)
+            most.append(len(inside))
+            meet.wait()  # only a full house gets on
+            inside.remove(number)
+            meet.wait()
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(work, range(6 * places)))
+    assert max(most) == places
+    assert not inside
+
+
 def test_a_failure_passes_the_turn_on() -> None:
     turns = Turns()
     with pytest.raises(ValueError, match="broken"), turns:
@@ -66,6 +85,21 @@ def test_engines_of_one_process_share_their_sessions(colour_bundle: Path) -> Non
     first, second = Engine(colour_bundle), Engine(colour_bundle)
     assert first.pipeline._sessions is second.pipeline._sessions
     assert Engine(colour_bundle, session="onnxruntime-cpu").pipeline._sessions is not first.pipeline._sessions
+
+
+def test_settings_of_a_frame_do_not_reach_others_in_flight(colour_bundle: Path, scene: Scene) -> None:
+    engine = Engine(colour_bundle, parallel=4)
+    cases = [
+        (Settings(), ("red", "green"), True),
+        (Settings(score_threshold=0.92), ("red",), True),
+        (Settings(identify=False, inspect=False), ("red", "green"), False),
+    ]
+    picture = scene("red", "green")
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda case: engine.perceive(picture, NO_CONTAINER, case[0]), cases * 20))
+    for objects, (_, colours, embedded) in zip(found, cases * 20, strict=True):
+        assert len(objects) == len(colours)
+        assert (objects.embeddings is not None) == embedded
 
 
 def test_engines_that_share_batches_find_what_one_alone_finds(colour_bundle: Path, scene: Scene) -> None:

@@ -9,7 +9,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from mca_perception.ros.frame_policy import FrameQueue
-from mca_perception.ros.frames import Container, FrameWorker, Intake, PendingFrame
+from mca_perception.ros.frames import Container, FrameWorkers, Intake, PendingFrame
 from mca_perception.ros.statistics import Statistics
 
 
@@ -52,23 +52,62 @@ def test_frames_remember_the_container_at_their_arrival() -> None:
     assert all(frame.received_ns == 7 for frame in frames if frame)
 
 
-def test_stop_waits_for_the_frame_in_progress_and_discards_the_rest() -> None:
-    queue: FrameQueue[str] = FrameQueue("every_frame", depth=10, on_drop=lambda cause: None)
-    begun, may_end = threading.Event(), threading.Event()
-    handled: list[str] = []
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_stop_waits_for_the_frames_in_progress_and_discards_the_rest(parallel: int) -> None:
+    dropped: list[str] = []
+    queue: FrameQueue[int] = FrameQueue("every_frame", depth=10, on_drop=dropped.append)
+    begun, may_end = threading.Semaphore(0), threading.Event()
+    delivered: list[tuple[int, bool]] = []
 
-    def handle(frame: str) -> None:
-        begun.set()
+    def work(frame: int) -> int:
+        begun.release()
         may_end.wait(10)
-        handled.append(frame)
+        return 10 * frame
 
-    for frame in ("first", "second"):
+    for frame in range(8):
         queue.put(frame)
-    worker = FrameWorker(queue, handle)  # type: ignore[arg-type]
-    assert begun.wait(10)
-    stopper = threading.Thread(target=worker.stop)
+    workers = FrameWorkers(
+        queue, work, lambda frame, found: delivered.append((found, queue.closed)), parallel=parallel
+    )
+    for _ in range(parallel):
+        assert begun.acquire(timeout=10)
+    stopper = threading.Thread(target=workers.stop)
     stopper.start()
+    while not queue.closed:
+        pass
     may_end.set()
     stopper.join(10)
     assert not stopper.is_alive()
-    assert handled == ["first"]
+    assert delivered == [(10 * frame, True) for frame in range(parallel)]
+    assert dropped == ["deactivated"] * (8 - parallel)
+
+
+def test_results_keep_the_order_of_frames_that_overtake_each_other() -> None:
+    queue: FrameQueue[int] = FrameQueue("every_frame", depth=100, on_drop=lambda cause: None)
+    finished, delivered = [], []
+    odd_ones_are_done = threading.Semaphore(0)
+    all_delivered = threading.Event()
+
+    def work(frame: int) -> int:
+        if frame % 2:
+            finished.append(frame)
+            odd_ones_are_done.release()
+        else:  # slow: until the next one is done
+            assert odd_ones_are_done.acquire(timeout=10)
+            finished.append(frame)
+        return -frame
+
+    def deliver(frame: int, found: int) -> None:
+        assert found == -frame
+        delivered.append(frame)
+        if len(delivered) == 20:
+            all_delivered.set()
+
+    workers = FrameWorkers(queue, work, deliver, parallel=2)
+    for frame in range(20):
+        queue.put(frame)
+    assert all_delivered.wait(20)
+    workers.stop()
+    assert delivered == list(range(20))
+    assert finished != delivered
+    assert sorted(finished) == delivered

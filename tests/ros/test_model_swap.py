@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_another_model_takes_over_between_two_frames(
         ("missing", "is not a folder"),
         ("altered", "was altered"),
         ("other-embeddings", "mca gallery"),
-        ("unable", "fails on a frame"),
+        ("unable", "fails on a frame|cannot run"),  # OpenVINO notices earlier
     ],
 )
 def test_a_model_that_cannot_take_over_leaves_the_old_one_at_work(
@@ -153,7 +154,7 @@ def test_a_model_that_cannot_take_over_leaves_the_old_one_at_work(
     path = parameter(client, "model")
     answer = client.call(LoadModel, "load_model", path=str(bundle(tmp_path, how, colour_bundle)))
     assert not answer.success
-    assert message in answer.message
+    assert re.search(message, answer.message)
     assert answer.model == answer.previous_model == before.model
     assert perceive(client, objects, scene("red")).model == before.model
     assert parameter(client, "model") == path

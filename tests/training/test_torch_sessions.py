@@ -55,6 +55,7 @@ def test_nano_gives_the_same_in_torch_and_onnx_runtime(repository) -> None:
 
 
 @pytest.mark.training
+@pytest.mark.timeout(1800)
 def test_nano_gives_the_same_on_a_hundred_images(repository) -> None:
     check_parity(repository, 100)
 

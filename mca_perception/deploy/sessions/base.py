@@ -35,7 +35,8 @@ class SessionOptions:
     """Settings of back ends; each takes those that mean something to it.
 
     Attributes:
-        threads: of one operator on a CPU; one per core when not given.
+        threads: of one run on a CPU; one per core when not given.
+        parallel: runs that come at the same time, from several threads. OpenVINO must know; others take what comes.
         cache: where built engines and compiled graphs are kept; TensorRT always has one, the user's by default.
         build: let TensorRT build an engine that the cache lacks, which takes minutes.
         compiled: torch: compile the modules.
@@ -44,6 +45,7 @@ class SessionOptions:
     """
 
     threads: int | None = None
+    parallel: int = 1
     cache: EngineCache | None = None
     build: bool = True
     compiled: bool = False

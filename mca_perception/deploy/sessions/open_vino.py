@@ -62,6 +62,7 @@ class OpenVinoSession(GraphSession):
         *,
         precision: str = "f32",
         intra_op_threads: int | None = None,
+        parallel: int = 1,
         cache: EngineCache | None = None,
         usual_shapes: Sequence[Shapes] = (),
     ) -> None:
@@ -71,7 +72,8 @@ class OpenVinoSession(GraphSession):
             path: the ``.onnx`` file.
             precision: arithmetic of what the graph states as float32: ``f32``, or ``bf16``, which is what OpenVINO
                 chooses by itself on processors that have it.
-            intra_op_threads: threads; by default one per core.
+            intra_op_threads: threads of one run; by default one per core, or its share of them.
+            parallel: runs at the same time; further ones wait for these.
             cache: keeps the compiled graph.
             usual_shapes: input shapes for which the graph is compiled once more, when they first come.
 
@@ -82,7 +84,8 @@ class OpenVinoSession(GraphSession):
         self._settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
-            **({} if intra_op_threads is None else {"INFERENCE_NUM_THREADS": intra_op_threads}),
+            **({} if parallel == 1 else {"NUM_STREAMS": parallel}),
+            **({} if intra_op_threads is None else {"INFERENCE_NUM_THREADS": intra_op_threads * parallel}),
         }
         self._of_any_shape = self._compile({})
         self._of_usual_shapes = OfUsualShapes(usual_shapes, self._compile)
@@ -123,13 +126,14 @@ class OpenVinoSession(GraphSession):
         try:
             if self._cache is None:
                 return _Compiled(compiled())
+            streams = self._settings.get("NUM_STREAMS", 1)
             threads = self._settings.get("INFERENCE_NUM_THREADS", "all")
             key = EngineKey(
                 file_digest(self._path),
                 f"openvino {openvino.__version__}",
                 processor(),
                 self._precision,
-                f"{json.dumps(shapes, sort_keys=True) if shapes else 'any'}, threads {threads}",
+                f"{json.dumps(shapes, sort_keys=True) if shapes else 'any'}, threads {threads}, streams {streams}",
             )
             engine = io.BytesIO(self._cache.get_or_build(key, build))
             return _Compiled(core.import_model(engine, "CPU", self._settings))
@@ -153,6 +157,7 @@ def open_graph(bundle: Bundle, graph: str, options: SessionOptions) -> OpenVinoS
     return OpenVinoSession(
         bundle.path_of(graph),
         intra_op_threads=options.threads,
+        parallel=options.parallel,
         cache=options.cache,
         usual_shapes=usual_shapes_of(bundle, graph),
     )

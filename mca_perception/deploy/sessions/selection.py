@@ -25,6 +25,7 @@ BACKENDS: Mapping[str, tuple[str, str, str]] = {
     "onnxruntime-cpu": (f"{_FOLDER}.onnx_runtime", "open_cpu", "why_no_cpu"),
     "openvino": (f"{_FOLDER}.open_vino", "open_graph", "why_not"),
     "torch": ("mca_perception.training.torch_sessions", "open_graph", "why_not"),
+    "torch-package": ("mca_perception.training.torch_packages", "open_graph", "why_not"),
     "triton": (f"{_FOLDER}.triton", "open_graph", "why_not"),
 }
 """Module, opener and refusal of every back end, by the name that ``session=`` takes."""

@@ -1,4 +1,4 @@
-"""Turns: several threads that want the same thing get it in the order in which they asked."""
+"""Turns: several threads that want the same things get them in the order in which they asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """A lock that serves in order of arrival. ``threading.Lock`` may serve the same thread again and again.
+    """A semaphore that serves in order of arrival. Those of ``threading`` may serve the same thread again and again.
 
     Example:
         >>> turns = Turns()
@@ -18,15 +18,20 @@ class Turns:
         ...     pass
     """
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = 1) -> None:
+        """All places are free.
+
+        Args:
+            places: threads that are let in at the same time.
+        """
         self._lock = threading.Lock()
         self._waiting: deque[threading.Event] = deque()
-        self._taken = False
+        self._free = places
 
     def __enter__(self) -> None:
         with self._lock:
-            if not self._taken:
-                self._taken = True
+            if self._free:
+                self._free -= 1
                 return
             mine = threading.Event()
             self._waiting.append(mine)
@@ -39,4 +44,4 @@ class Turns:
             if self._waiting:
                 self._waiting.popleft().set()
             else:
-                self._taken = False
+                self._free += 1

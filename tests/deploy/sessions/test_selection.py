@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,6 +63,19 @@ def test_sessions_declare_warm_up_and_run_aside(bundle, name) -> None:
     with pytest.raises(ValueError, match="the graph takes"):
         session.run({"pictures": array})
     session.close()
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_runs_at_the_same_time_leave_each_other_alone(bundle, name) -> None:
+    options = SessionOptions(threads=1, parallel=2)
+    session = open_sessions(bundle, graphs=["backbone"], session=usable(name), options=options)["backbone"]
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(1 + i % 2, 3, 64, 32 + 16 * (i % 3))).astype(np.float32) for i in range(24)]
+    expected = [session.run({"images": array})["features"] for array in arrays]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda array: session.run({"images": array})["features"], arrays))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CPU_BACKENDS)
