@@ -52,12 +52,16 @@ class DefectDataset(Dataset[PickSample]):
         picks: what to draw from.
         settings: how crops are made.
         views: images per pick at most.
+        recolour: share of the images whose hue and saturation are changed at random.
     """
 
-    def __init__(self, picks: Sequence[DefectPick], settings: CropSettings, *, views: int) -> None:
+    def __init__(
+        self, picks: Sequence[DefectPick], settings: CropSettings, *, views: int, recolour: float = 0.0
+    ) -> None:
         self.picks = picks
         self.settings = settings
         self.views = views
+        self.recolour = recolour
 
     def __len__(self) -> int:
         return len(self.picks)
@@ -94,7 +98,8 @@ class DefectDataset(Dataset[PickSample]):
             operation = cv2.MORPH_DILATE if rng.random() < 0.7 else cv2.MORPH_ERODE
             changed = cv2.morphologyEx(mask.astype(np.uint8), operation, kernel) > 0
             mask = changed if changed.any() else mask
-        return _change(crop_pick(image, mask, self.settings), rng, self.settings.background)
+        crop = _change(crop_pick(image, mask, self.settings), rng, self.settings.background)
+        return recoloured(crop, rng) if rng.random() < self.recolour else crop
 
     def _sample(self, crops: list[NDArray[np.uint8]], labels: list[int]) -> PickSample:
         size = self.settings.crop_size
@@ -116,3 +121,14 @@ def _change(crop: NDArray[np.uint8], rng: np.random.Generator, background: int) 
         turned = turned[:, ::-1]
     gains = rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, 3)
     return np.clip(turned * gains, 0, 255).astype(np.uint8)
+
+
+def recoloured(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The same shapes in other colours: hue turned, saturation between none and a third more. Grey stays grey.
+
+    Many colours are no second object: without this, few and plain training products teach just that.
+    """
+    hue, saturation, value = cv2.split(cv2.cvtColor(crop, cv2.COLOR_RGB2HSV_FULL))
+    turned = hue + np.uint8(rng.integers(256))  # wraps around, as hue does
+    strength = np.clip(saturation * rng.uniform(0, 1.3), 0, 255).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(cv2.merge([turned, strength, value]), cv2.COLOR_HSV2RGB_FULL), np.uint8)

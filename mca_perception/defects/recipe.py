@@ -12,7 +12,8 @@ class DefectsRecipe(BaseModel):
     """Training of the defect head on a folder of defect images in ARMBench's layout.
 
     ``crop_size``, ``margin`` and ``masked`` decide how the picked object is cut out; with those of the identification
-    head one backbone pass over the crops serves both. ``views`` is the largest number of images of a pick in a batch.
+    head one backbone pass over the crops serves both. ``views`` is the largest number of images of a pick in a batch,
+    ``recolour`` the share of them whose colours are changed at random in training, so that shapes count.
     ``class_balance`` is the beta of class-balanced weights (0 weighs all images alike), ``focal_gamma`` 0 is plain
     cross-entropy. Of the training sessions, a share ``calibration_fraction`` is kept for thresholds alone, and a share
     ``validation_fraction`` of the others for watching the training.
@@ -33,6 +34,7 @@ class DefectsRecipe(BaseModel):
     token_dim: int = Field(96, gt=0, multiple_of=4)
     dropout: float = Field(0.1, ge=0, lt=1)
     views: int = Field(4, ge=1, le=32)
+    recolour: float = Field(0.8, ge=0, le=1)
     class_balance: float = Field(0.999, ge=0, lt=1)
     focal_gamma: float = Field(0.0, ge=0, le=10)
     batch_size: PositiveInt = 16

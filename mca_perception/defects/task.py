@@ -61,7 +61,7 @@ class DefectTask:
                 "defects.batch_size, validation_fraction or calibration_fraction"
             )
         self.skipped = {"train": index.skipped}
-        self.dataset = DefectDataset(train, self.config, views=recipe.views)
+        self.dataset = DefectDataset(train, self.config, views=recipe.views, recolour=recipe.recolour)
         labels = np.array([view.label for pick in train for view in pick.views])
         counts = np.bincount(labels, minlength=len(LABELS)).tolist()
         self.weights = class_balanced_weights(counts, recipe.class_balance)
