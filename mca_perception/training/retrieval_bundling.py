@@ -93,7 +93,7 @@ def bundle_dual_encoder(
             "image_size": size,
             "text_length": section.text_length,
             "embedding_dim": heads.vision_head.out_features,
-            "logit_scale": float(heads.logit_scale.exp()),
+            "logit_scale": heads.logit_scale.exp().item(),
             "tokenizer": {
                 "sha256": hashlib.sha256(vocabulary).hexdigest(),
                 "file": TOKENIZER_FILE if with_tokenizer else None,

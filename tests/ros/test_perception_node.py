@@ -87,6 +87,9 @@ def test_the_overlay_is_drawn_only_while_somebody_looks(node: Any, client: Any, 
     publisher = client.publisher(Image, "image")
     publisher.publish(to_image_message(scene("red"), "rgb8", header(60)))
     client.wait(lambda: objects, what="objects")
+    # The overlay's turn comes after that of the objects; counted frames are through.
+    processed = int(before["frames_processed"]) + 1
+    client.perception(lambda facts: facts["frames_processed"] == str(processed), "a frame that is through")
     overlays = client.collect(CompressedImage, "overlay/compressed")
     client.perception(lambda facts: facts["overlay_subscribers"] == "1", "the overlay's subscriber")
     publisher.publish(to_image_message(scene("blue"), "rgb8", header(61)))

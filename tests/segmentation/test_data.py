@@ -152,8 +152,10 @@ def test_pasted_objects_hide_what_is_below(tmp_path: Path) -> None:
         bright = [float(np.median(image[part])) > 160 for part in inside]
         assert all(np.ptp(image[part]) < 8 for part in inside if part.sum() > 100)  # one object, never two
         pasted += sum(bright)
-        before = sum(mask.sum() for mask, _ in plain.scene(0).instances)
-        hidden += before - sum(mask.sum() for mask, light in zip(masks, bright, strict=True) if not light)
+        before = sum(int(mask.sum()) for mask, _ in plain.scene(0).instances)
+        hidden += before - sum(
+            int(mask.sum()) for mask, light in zip(masks, bright, strict=True) if not light
+        )
         covered = np.sum([mask.astype(int) for mask in masks], axis=0)
         assert covered.max() <= 2  # outlines of neighbours in one scene may share a row
         assert np.mean(covered > 1) < 0.01
