@@ -76,8 +76,8 @@ ARMBENCH_ARGUMENTS = (
     ),
     LaunchArgument(
         "parallel_frames",
-        "0",
-        "Frames that are worked on at the same time. 0: two where there are two cores.",
+        "1",
+        "Frames that are worked on at the same time: more frames per second, each later.",
     ),
     LaunchArgument("score_threshold", "-1.0", "Objects below this score are left out. -1: as calibrated."),
     LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
@@ -248,8 +248,8 @@ MULTI_CAMERA_ARGUMENTS = (
     ),
     LaunchArgument(
         "parallel_frames",
-        "0",
-        "Frames that are worked on at the same time. 0: two where there are two cores.",
+        "1",
+        "Frames that are worked on at the same time: more frames per second, each later.",
     ),
     LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
     LaunchArgument(

@@ -9,7 +9,6 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from mca_perception.deploy.sessions.sharing import runs_at_once
 from mca_perception.deploy.sessions.turns import Turns
 from mca_perception.ros.managed_node import ManagedNode
 from mca_perception.ros.node_descriptions import NodeDescription
@@ -33,7 +32,7 @@ class NodeContainer(Node):
         super().__init__(name, **options)
         self.nodes: list[ManagedNode] = []
         self.parameters = NodeParameters(self, name)
-        self._turns = Turns(runs_at_once(self.parameters["parallel_frames"]))
+        self._turns = Turns(self.parameters["parallel_frames"])
 
     def hold(self, kind: Callable[..., ManagedNode], description: NodeDescription, **options: Any) -> None:
         """Make a node; it loads nothing yet.

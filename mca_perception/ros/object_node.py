@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 
-from mca_perception.deploy.sessions.sharing import runs_at_once
 from mca_perception.errors import InvalidImageError, McaError, error_text
 from mca_perception.objects import Objects
 from mca_perception.ros import qos
@@ -114,7 +113,7 @@ class ObjectNode(ManagedNode):
     @property
     def _parallel(self) -> int:
         """Frames that are worked on at the same time."""
-        return runs_at_once(self.parameters["parallel_frames"])
+        return int(self.parameters["parallel_frames"])
 
     @transition("active")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -13,7 +13,6 @@ from typing import Any
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from mca_perception.deploy.sessions.sharing import runs_at_once
 from mca_perception.pipeline import Tiling
 from mca_perception.pipeline.camera_files import read_camera
 from mca_perception.ros.container_service import ContainerService
@@ -87,7 +86,7 @@ class PerceptionNode(ManagedNode):
     @property
     def _parallel(self) -> int:
         """Frames that are worked on at the same time."""
-        return runs_at_once(self.parameters["parallel_frames"])
+        return int(self.parameters["parallel_frames"])
 
     def _engine_options(self) -> dict[str, Any]:
         options = {name: self.parameters[name] for name in ("gallery", "session", "providers")}

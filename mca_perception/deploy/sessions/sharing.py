@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["AUTOMATIC_RUNS", "runs_at_once", "threads_of_each", "usable_cores"]
-
-AUTOMATIC_RUNS = 2
-"""Runs at once where nobody says how many, on a processor with at least as many cores."""
+__all__ = ["threads_of_each", "usable_cores"]
 
 
 def usable_cores() -> int:
@@ -19,11 +16,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def runs_at_once(wanted: int = 0) -> int:
-    """Runs that shall happen at the same time; 0 leaves it to the processor."""
-    return wanted or min(AUTOMATIC_RUNS, usable_cores())
 
 
 def threads_of_each(runs: int, wanted: int = 0) -> int | None:
