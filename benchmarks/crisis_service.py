@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 from support.crisis_posts import IN_FLIGHT, SEED, hostile_posts, texts
+from support.service_calls import keep_in_flight
 
 from mca_perception.cli import reports
 from mca_perception.ros.descriptions import crisis
@@ -26,7 +27,6 @@ from mca_perception.ros.processes import ProcessGroup
 from mca_perception.ros.transport import prepare_process
 
 DOMAIN = 77
-ANSWER_TIMEOUT_S = 60.0
 HOSTILE_EVERY = 20
 LOAD_IN_FLIGHT = 16
 
@@ -65,27 +65,8 @@ class Caller:
 
     def run(self, posts: Iterator[Any], in_flight: int) -> tuple[list[float], list[Any], float]:
         """Send posts; latencies in ms, answers, seconds in all. Ends early when an answer stays away."""
-        latencies: list[float] = []
-        answers: list[Any] = []
-        waiting: dict[Any, float] = {}
-        started = last = time.perf_counter()
-        exhausted = False
-        while not exhausted or waiting:
-            while not exhausted and len(waiting) < in_flight:
-                if (post := next(posts, None)) is None:
-                    exhausted = True
-                else:
-                    sent = time.perf_counter()
-                    waiting[self.client.call_async(self.kind.Request(post=post))] = sent
-            self._executor.spin_once(timeout_sec=0.1)
-            now = time.perf_counter()
-            for future in [future for future in waiting if future.done()]:
-                latencies.append((now - waiting.pop(future)) * 1000)
-                answers.append(future.result())
-                last = now
-            if now - last > ANSWER_TIMEOUT_S:
-                break
-        return latencies, answers, time.perf_counter() - started
+        requests = (self.kind.Request(post=post) for post in posts)
+        return keep_in_flight(self.client, self._executor, requests, in_flight)
 
     def close(self) -> None:
         """Leave ROS."""

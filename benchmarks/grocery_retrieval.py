@@ -12,10 +12,9 @@ again to go on.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from support.kept_results import kept
 
 from mca_perception.backbone import normalise
 from mca_perception.backbone.tokenizer import BEiT3Tokenizer
@@ -96,16 +96,6 @@ class TorchEncoder:
             )["encoder_out"]
             parts.append(self._heads.embed_texts(states).numpy())
         return np.concatenate(parts)
-
-
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Result of an earlier run, or of this one."""
-    if not path.is_file():
-        result = make()
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=2))
-        part.replace(path)
-    return dict(json.loads(path.read_text()))
 
 
 def index_photos(photos: dict[str, Path], folder: Path, encoder: TorchEncoder) -> RetrievalStore:

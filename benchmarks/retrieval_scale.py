@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from support.kept_results import kept
 
 from mca_perception.cli import reports
 from mca_perception.retrieval.entity_index import EntityIndex
@@ -170,16 +171,6 @@ def apart(work: Any, *arguments: Any) -> Any:
         raise SystemExit(f"{work.__name__} {arguments[1:2]} failed; see above") from error
     finally:
         process.join()
-
-
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Row of an earlier run, or of this one."""
-    if not path.is_file():
-        row = make()
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(row, indent=2))
-        part.replace(path)
-    return dict(json.loads(path.read_text()))
 
 
 class Table:

@@ -19,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from support.service_calls import ANSWER_TIMEOUT_S, keep_in_flight
 
 from mca_perception.cli import reports
 from mca_perception.retrieval.encoder import DualEncoder
@@ -31,7 +32,6 @@ NAME = "retrieval_service"
 DOMAIN = 78
 SEED = 31_001
 IN_FLIGHT = (1, 4, 16)
-ANSWER_TIMEOUT_S = 60.0
 TOP_N = 20
 ROWS_AT_ONCE = 10_000
 WORDS = (
@@ -139,28 +139,8 @@ class Caller:
 
     def run(self, queries: Iterator[str], in_flight: int) -> tuple[list[float], list[Any], float]:
         """Search; latencies in ms, answers, seconds in all. Ends early when an answer stays away."""
-        latencies: list[float] = []
-        answers: list[Any] = []
-        waiting: dict[Any, float] = {}
-        started = last = time.perf_counter()
-        exhausted = False
-        while not exhausted or waiting:
-            while not exhausted and len(waiting) < in_flight:
-                if (text := next(queries, None)) is None:
-                    exhausted = True
-                else:
-                    request = self._search.Request(text=text, top_n=TOP_N, use_summary=True)
-                    sent = time.perf_counter()
-                    waiting[self._client.call_async(request)] = sent
-            self._executor.spin_once(timeout_sec=0.1)
-            now = time.perf_counter()
-            for future in [future for future in waiting if future.done()]:
-                latencies.append((now - waiting.pop(future)) * 1000)
-                answers.append(future.result())
-                last = now
-            if now - last > ANSWER_TIMEOUT_S:
-                break
-        return latencies, answers, time.perf_counter() - started
+        requests = (self._search.Request(text=text, top_n=TOP_N, use_summary=True) for text in queries)
+        return keep_in_flight(self._client, self._executor, requests, in_flight)
 
     def images(self) -> int:
         """Images in the index now."""

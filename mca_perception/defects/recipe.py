@@ -34,7 +34,7 @@ class DefectsRecipe(BaseModel):
     token_dim: int = Field(96, gt=0, multiple_of=4)
     dropout: float = Field(0.1, ge=0, lt=1)
     views: int = Field(4, ge=1, le=32)
-    recolour: float = Field(0.8, ge=0, le=1)
+    recolour: float = Field(0.0, ge=0, le=1)
     class_balance: float = Field(0.999, ge=0, lt=1)
     focal_gamma: float = Field(0.0, ge=0, le=10)
     batch_size: PositiveInt = 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,23 +118,26 @@ def run_gate(
         BundleError: a model cannot do the task of the data, or the back end cannot run it.
     """
     allowed = thresholds or GateThresholds()
-    models = ((reference.path, "onnxruntime-cpu"), (exported.path, session))
+    where = ((reference.path, "onnxruntime-cpu"), (exported.path, session))
+    # Opened for the first folder that needs them: a model that only inspects picks makes no pipeline.
+    pipelines = cache(lambda: tuple(PerceptionPipeline.from_bundle(path, session=s) for path, s in where))
+    inspectors = cache(lambda: tuple(DefectInspector.from_bundle(path, session=s) for path, s in where))
     checks = []
     for folder in evaluation:
         if (folder / "Picks").is_dir():
-            checks.append(_picks(models, folder, allowed.recall_at_1, limit, progress))
+            checks.append(_picks(pipelines(), folder, allowed.recall_at_1, limit, progress))
         elif (folder / "train.csv").is_file():
-            checks.append(_defects(models, folder, allowed.defect_recall, limit, progress))
+            checks.append(_defects(inspectors(), folder, allowed.defect_recall, limit, progress))
         else:
-            checks.append(_totes(models, folder, allowed.mask_ap50, limit, progress))
+            checks.append(_totes(pipelines(), folder, allowed.mask_ap50, limit, progress))
     return GateResult(tuple(checks))
 
 
-Models = tuple[tuple[Path, str], tuple[Path, str]]
-"""Folder and back end of the model before the change, and after it."""
+Pipelines = tuple[PerceptionPipeline, ...]
+"""Of the model before the change, and after it."""
 
 
-def _totes(models: Models, folder: Path, allowed: float, limit: int | None, progress: Progress) -> Check:
+def _totes(models: Pipelines, folder: Path, allowed: float, limit: int | None, progress: Progress) -> Check:
     subset = next((name for name in SUBSETS if (folder / name).is_dir()), folder.name)
     root = folder / subset if (folder / subset).is_dir() else folder
     split = next((name for name in SPLITS if (root / f"{name}.json").is_file()), None)
@@ -143,8 +147,7 @@ def _totes(models: Models, folder: Path, allowed: float, limit: int | None, prog
             "a folder in ARMBench's layout to evaluate on"
         )
     values = []
-    for path, session in models:
-        model = PerceptionPipeline.from_bundle(path, session=session)
+    for model in models:
         records = CocoSplit.open(folder, subset=subset, split=split, limit=limit)
         metrics = evaluate_segmentation(model, records, progress=progress).metrics
         values.append(float((metrics["object_only"] or metrics)["mask_map50"]))
@@ -152,10 +155,9 @@ def _totes(models: Models, folder: Path, allowed: float, limit: int | None, prog
     return Check(f"{folder.name}/{subset}/{split}", "mask AP50", before, after, allowed, metrics["images"])
 
 
-def _picks(models: Models, folder: Path, allowed: float, limit: int | None, progress: Progress) -> Check:
+def _picks(models: Pipelines, folder: Path, allowed: float, limit: int | None, progress: Progress) -> Check:
     values = []
-    for path, session in models:
-        model = PerceptionPipeline.from_bundle(path, session=session)
+    for model in models:
         index = load_identification(folder, split="testset", limit=limit)
         metrics = evaluate_identification(model, index, progress=progress).metrics
         values.append(float(metrics["recall@1"]))
@@ -163,11 +165,11 @@ def _picks(models: Models, folder: Path, allowed: float, limit: int | None, prog
     return Check(f"{folder.name}/testset", "Recall@1", before, after, allowed, metrics["queries"])
 
 
-def _defects(models: Models, folder: Path, allowed: float, limit: int | None, progress: Progress) -> Check:
-    values = []
-    for path, session in models:
-        model = DefectInspector.from_bundle(path, session=session)
-        index = read_defect_images(folder, limit=limit)
+def _defects(
+    models: tuple[DefectInspector, ...], folder: Path, allowed: float, limit: int | None, progress: Progress
+) -> Check:
+    index, values = read_defect_images(folder, limit=limit), []
+    for model in models:
         pick = evaluate_defects(model, index, progress=progress).metrics["official"]["pick"]
         recall = pick["recall@fpr0.01"]["combined"]
         values.append(math.nan if recall is None else float(recall))

@@ -48,6 +48,12 @@ VIEW_ARGUMENTS = (
     LaunchArgument("view_port", "8765", "Port that foxglove and web listen on."),
 )
 
+PARALLEL_FRAMES_ARGUMENT = LaunchArgument(
+    "parallel_frames",
+    "1",
+    "Frames that are worked on at the same time: more frames per second, each later.",
+)
+
 ARMBENCH_ARGUMENTS = (
     LaunchArgument("namespace", "perception", "Namespace of all nodes; one per camera."),
     LaunchArgument("model", "models/nano", "Folder of the model bundle."),
@@ -74,11 +80,7 @@ ARMBENCH_ARGUMENTS = (
         "Frames that come too fast: keep the freshest, or queue every_frame. auto: queue files and bags.",
         ("auto", "freshest", "every_frame"),
     ),
-    LaunchArgument(
-        "parallel_frames",
-        "1",
-        "Frames that are worked on at the same time: more frames per second, each later.",
-    ),
+    PARALLEL_FRAMES_ARGUMENT,
     LaunchArgument("score_threshold", "-1.0", "Objects below this score are left out. -1: as calibrated."),
     LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
     LaunchArgument(
@@ -246,11 +248,7 @@ MULTI_CAMERA_ARGUMENTS = (
         "Frames that come too fast: keep the freshest of each camera, or queue every_frame.",
         ("freshest", "every_frame"),
     ),
-    LaunchArgument(
-        "parallel_frames",
-        "1",
-        "Frames that are worked on at the same time: more frames per second, each later.",
-    ),
+    PARALLEL_FRAMES_ARGUMENT,
     LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
     LaunchArgument(
         "batch",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from mca_perception_msgs.msg import PerceivedObject, PerceivedObjects
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 
-from mca_perception.errors import InvalidImageError, McaError, error_text
+from mca_perception.errors import InvalidImageError, McaError
 from mca_perception.objects import Objects
 from mca_perception.ros import qos
 from mca_perception.ros.conversions import stamp_ns
@@ -28,14 +28,12 @@ from mca_perception.ros.frame_policy import DEACTIVATED, FrameQueue
 from mca_perception.ros.frames import NO_CONTAINER, Container, FrameWorkers
 from mca_perception.ros.images import decode_compressed, decode_image
 from mca_perception.ros.managed_node import LOG_EVERY_S, ManagedNode, transition
-from mca_perception.ros.processing import drop_cause
+from mca_perception.ros.processing import guarded
 from mca_perception.ros.stamp_matching import StampMatcher
 
 __all__ = ["ObjectNode", "objects_of"]
 
 _OBJECTS, _MASK, _IMAGE = "objects", "mask", "image"
-
-Result = TypeVar("Result")
 
 
 class _Found(NamedTuple):
@@ -106,14 +104,9 @@ class ObjectNode(ManagedNode):
     def _engine_options(self) -> dict[str, Any]:
         return {
             "session": self.parameters["session"],
-            "parallel": self._parallel,
+            "parallel": self.parameters["parallel_frames"],
             "threads": self.parameters["threads"],
         }
-
-    @property
-    def _parallel(self) -> int:
-        """Frames that are worked on at the same time."""
-        return int(self.parameters["parallel_frames"])
 
     @transition("active")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -129,9 +122,13 @@ class ObjectNode(ManagedNode):
         self._frames, self._matcher = frames, matcher
         self._workers = FrameWorkers(
             frames,
-            lambda messages: self._guarded(lambda: self._look_closer(messages)),
-            lambda messages, found: self._guarded(lambda: self._publish(messages[_OBJECTS], found, frames)),
-            parallel=self._parallel,
+            lambda messages: guarded(
+                lambda: self._look_closer(messages), self._statistics, self._tell_dropped
+            ),
+            lambda messages, found: guarded(
+                lambda: self._publish(messages[_OBJECTS], found, frames), self._statistics, self._tell_dropped
+            ),
+            parallel=self.parameters["parallel_frames"],
         )
         images = qos.image_input("auto", policy)
         self._inputs = [
@@ -151,15 +148,8 @@ class ObjectNode(ManagedNode):
         assert self._matcher is not None
         self._matcher.receive(kind, message)
 
-    def _guarded(self, step: Callable[[], Result]) -> Result | None:
-        """The result of a step; whatever is wrong with the objects of a frame costs this frame only."""
-        try:
-            return step()
-        except Exception as error:
-            cause, text = drop_cause(error), error_text(error)
-            self._statistics.count_drop(cause, text)
-            self.get_logger().warning(f"objects dropped ({cause}): {text}", throttle_duration_sec=LOG_EVERY_S)
-            return None
+    def _tell_dropped(self, cause: str, text: str) -> None:
+        self.get_logger().warning(f"objects dropped ({cause}): {text}", throttle_duration_sec=LOG_EVERY_S)
 
     def _look_closer(self, messages: dict[str, Any]) -> _Found:
         """Fill the message of a frame; on several threads at once."""

@@ -83,17 +83,12 @@ class PerceptionNode(ManagedNode):
         self.get_logger().info(f"model {engine.model} on {engine.choice}")
         return super().on_configure(state)
 
-    @property
-    def _parallel(self) -> int:
-        """Frames that are worked on at the same time."""
-        return int(self.parameters["parallel_frames"])
-
     def _engine_options(self) -> dict[str, Any]:
         options = {name: self.parameters[name] for name in ("gallery", "session", "providers")}
         return {
             **options,
             "batch": self._batch,
-            "parallel": self._parallel,
+            "parallel": self.parameters["parallel_frames"],
             "threads": self.parameters["threads"],
         }
 
@@ -153,7 +148,7 @@ class PerceptionNode(ManagedNode):
             frames,
             processor.perceive,
             lambda frame, found: processor.publish(frame, found, lambda: frames.closed),
-            parallel=self._parallel,
+            parallel=self.parameters["parallel_frames"],
         )
         self._inputs = Inputs(self, self.parameters, intake.receive, self._depth)
         return result
@@ -236,7 +231,7 @@ class PerceptionNode(ManagedNode):
         self._reported, self._next_report = situation, now + PERIOD_S
         facts: dict[str, Any] = {
             "frame_policy": self.parameters["frame_policy"],
-            "parallel_frames": self._parallel,
+            "parallel_frames": self.parameters["parallel_frames"],
         }
         if self._engines is not None:
             with self._engines.use() as engine:

@@ -26,7 +26,7 @@ from mca_perception.ros.parameters import NodeParameters
 from mca_perception.ros.statistics import Statistics
 from mca_perception.tracking import ByteTracker
 
-__all__ = ["OUT_OF_MEMORY", "FrameProcessor", "Perceived", "drop_cause", "settings_from"]
+__all__ = ["OUT_OF_MEMORY", "FrameProcessor", "Perceived", "drop_cause", "guarded", "settings_from"]
 
 OUT_OF_MEMORY = "out_of_memory"
 """Cause of a drop: the machine or the accelerator had no memory left for this frame."""
@@ -59,6 +59,25 @@ def drop_cause(error: Exception) -> str:
     if isinstance(error, MemoryError) or any(words in text for words in _MEMORY_WORDS):
         return OUT_OF_MEMORY
     return PROCESSING_FAILED
+
+
+def guarded(
+    step: Callable[[], Result], statistics: Statistics, on_drop: Callable[[str, str], None]
+) -> Result | None:
+    """The result of a step of a frame; whatever goes wrong costs this frame only.
+
+    Args:
+        step: what is done.
+        statistics: counts the frame as dropped where that fails.
+        on_drop: told of cause and reason.
+    """
+    try:
+        return step()
+    except Exception as error:
+        cause, text = drop_cause(error), error_text(error)
+        statistics.count_drop(cause, text)
+        on_drop(cause, text)
+        return None
 
 
 class Perceived(NamedTuple):
@@ -131,7 +150,7 @@ class FrameProcessor:
         Returns:
             What was found; None for a frame that was dropped.
         """
-        return self._guarded(lambda: self._perceive(frame))
+        return guarded(lambda: self._perceive(frame), self._statistics, self._on_drop)
 
     def publish(
         self, frame: PendingFrame, perceived: Perceived | None, is_stopped: Callable[[], bool]
@@ -144,16 +163,7 @@ class FrameProcessor:
             is_stopped: whether results are no longer wanted.
         """
         if perceived is not None:
-            self._guarded(lambda: self._publish(frame, perceived, is_stopped))
-
-    def _guarded(self, step: Callable[[], Result]) -> Result | None:
-        try:
-            return step()
-        except Exception as error:
-            cause, text = drop_cause(error), error_text(error)
-            self._statistics.count_drop(cause, text)
-            self._on_drop(cause, text)
-            return None
+            guarded(lambda: self._publish(frame, perceived, is_stopped), self._statistics, self._on_drop)
 
     def _perceive(self, frame: PendingFrame) -> Perceived:
         queue_ms = (time.perf_counter() - frame.arrived) * 1e3

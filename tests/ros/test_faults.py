@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -26,43 +25,18 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from mca_perception.deploy.bundle import write_bundle
 from mca_perception.errors import BundleError, InvalidImageError
 from mca_perception.identification import Gallery
 from mca_perception.ros.image_headers import RefusedImage
 from mca_perception.ros.images import to_image_message
 from mca_perception.ros.processing import drop_cause
-from tests.support.bundles import bundle_files, manifest_fields
+from tests.support.bundles import write_uneven_bundle
 from tests.support.ros_camera import start_camera
 
 pytestmark = pytest.mark.xdist_group("test_faults")
 
 Scene = Callable[..., NDArray[np.uint8]]
 STAMPS = itertools.count(1000)
-
-# The colour bundle's backbone; an image that is white all over makes it ask for 64 TiB.
-_HUNGRY_BACKBONE = """
-<ir_version: 9, opset_import: ["" : 17]>
-backbone (float[N, 3, H, W] images) => (float[N, L, 3] features) {
-  patches = AveragePool <kernel_shape = [16, 16], strides = [16, 16]> (images)
-  flat_shape = Constant <value = int64[3] {0, 0, -1}> ()
-  flat = Reshape (patches, flat_shape)
-  tokens = Transpose <perm = [0, 2, 1]> (flat)
-  cls = ReduceMean <axes = [1], keepdims = 1> (tokens)
-  plain = Concat <axis = 1> (cls, tokens)
-  least = ReduceMin <keepdims = 0> (images)
-  nearly = Constant <value = float {0.99}> ()
-  is_white = Greater (least, nearly)
-  white = Cast <to = 7> (is_white)
-  much = Constant <value = int64 {17592186044416}> ()
-  one = Constant <value = int64[1] {1}> ()
-  more = Mul (white, much)
-  length = Add (more, one)
-  block = ConstantOfShape (length)
-  nothing = ReduceSum <keepdims = 0> (block)
-  features = Add (plain, nothing)
-}
-"""
 
 
 @pytest.fixture
@@ -78,9 +52,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def node(start_node: Callable[..., Any], gallery: Path) -> Any:
     """A node with a gallery and a model that can run out of memory."""
-    files = bundle_files()
-    files["backbone.onnx"] = onnx.parser.parse_model(_HUNGRY_BACKBONE).SerializeToString()
-    bundle = write_bundle(gallery.parent / "hungry", manifest_fields((96, 160)), files)
+    bundle = write_uneven_bundle(gallery.parent / "hungry")
     with Gallery.open(gallery, model=bundle.embedding_fingerprint) as made:
         made.add("P", np.ones((1, 4), np.float32))
     return start_node(

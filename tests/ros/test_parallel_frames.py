@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -23,58 +22,14 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from mca_perception.deploy.bundle import write_bundle
 from mca_perception.ros import qos
 from mca_perception.ros.images import to_image_message
-from tests.support.bundles import bundle_files, manifest_fields
+from tests.support.bundles import write_uneven_bundle
 
 pytestmark = pytest.mark.xdist_group("test_parallel_frames")
 
 Scene = Callable[..., NDArray[np.uint8]]
 STAMPS = itertools.count(1)
-
-# The colour bundle's backbone. A scene whose last pixel is white takes it thousands of rounds of a loop; an image that
-# is white all over makes it ask for 64 TiB.
-_UNEVEN_BACKBONE = """
-<ir_version: 9, opset_import: ["" : 17]>
-backbone (float[N, 3, H, W] images) => (float[N, L, 3] features) {
-  patches = AveragePool <kernel_shape = [16, 16], strides = [16, 16]> (images)
-  flat_shape = Constant <value = int64[3] {0, 0, -1}> ()
-  flat = Reshape (patches, flat_shape)
-  tokens = Transpose <perm = [0, 2, 1]> (flat)
-  cls = ReduceMean <axes = [1], keepdims = 1> (tokens)
-  plain = Concat <axis = 1> (cls, tokens)
-  nearly = Constant <value = float {0.99}> ()
-  one = Constant <value = int64[1] {1}> ()
-  zero = Constant <value = float {0.0}> ()
-  go_on = Constant <value = bool {1}> ()
-
-  start = Constant <value = int64[3] {0, -1, -1}> ()
-  end = Constant <value = int64[3] {1, 9223372036854775807, 9223372036854775807}> ()
-  axes = Constant <value = int64[3] {0, 2, 3}> ()
-  corner = Slice (images, start, end, axes)
-  corner_least = ReduceMin <keepdims = 0> (corner)
-  is_slow = Greater (corner_least, nearly)
-  slow = Cast <to = 7> (is_slow)
-  many = Constant <value = int64 {4000}> ()
-  rounds = Mul (slow, many)
-  idle = Loop (rounds, go_on, zero) <body = work (int64 i, bool go, float value) => (bool go_out, float value_out) {
-    go_out = Identity (go)
-    value_out = Sin (value)
-  }>
-
-  least = ReduceMin <keepdims = 0> (images)
-  is_white = Greater (least, nearly)
-  white = Cast <to = 7> (is_white)
-  much = Constant <value = int64 {17592186044416}> ()
-  more = Mul (white, much)
-  length = Add (more, one)
-  block = ConstantOfShape (length)
-  nothing = ReduceSum <keepdims = 0> (block)
-  busy = Add (nothing, idle)
-  features = Add (plain, busy)
-}
-"""
 
 
 @pytest.fixture
@@ -93,9 +48,7 @@ def node(
 
     Its model is slow on every picture of :func:`slow`, and has no memory for white ones.
     """
-    files, fields = bundle_files(), manifest_fields((96, 160))
-    files["backbone.onnx"] = onnx.parser.parse_model(_UNEVEN_BACKBONE).SerializeToString()
-    bundle = write_bundle(tmp_path_factory.mktemp("bundle") / "uneven", fields | {"name": "uneven"}, files)
+    bundle = write_uneven_bundle(tmp_path_factory.mktemp("bundle") / "uneven", name="uneven")
     start_node("perception_node", model=str(bundle.path), session="onnxruntime-cpu", input_qos="reliable")
     lasting_client.heard(0)
 

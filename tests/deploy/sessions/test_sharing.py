@@ -15,5 +15,9 @@ def test_cores_are_shared_out(
     assert threads_of_each(runs, 5) == 5
 
 
-def test_this_machine_has_a_core() -> None:
-    assert usable_cores() >= 1
+def test_only_the_cores_that_the_process_may_use_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing.os, "sched_getaffinity", lambda _: {1, 3, 5}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.delattr(sharing.os, "sched_getaffinity")
+    monkeypatch.setattr(sharing.os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
