@@ -112,8 +112,10 @@ def write_session(settings: DefectSettings, catalogue: Catalogue, plan: SessionP
 def _write_pick(
     folder: Path, held: scenes.Held, station: scenes.Station, rng: np.random.Generator
 ) -> list[str]:
-    """Write the views of a pick; a defect shows in at least one of them where it can be seen at all."""
+    """Write the views of a pick, or keep them; a defect shows in at least one of them where it can be seen at all."""
     count = int(rng.integers(VIEWS[0], VIEWS[1] + 1))
+    if (kept := _kept_labels(folder, count)) is not None:
+        return kept
     sure = int(rng.integers(count)) if held.label != scenes.NOMINAL else -1
     labels = []
     for view in range(count):
@@ -135,6 +137,12 @@ def _write_pick(
         }
         writer.write_json(folder / f"{stem}.json", entry)
     return labels
+
+
+def _kept_labels(folder: Path, count: int) -> list[str] | None:
+    """Labels of the views of a pick that an earlier run finished; None for others. An image comes before its label."""
+    files = [folder / f"{folder.name}_{view}.json" for view in range(count)]
+    return [json.loads(file.read_bytes())["label"] for file in files] if all(map(Path.is_file, files)) else None
 
 
 def outline(mask: NDArray[np.bool_]) -> list[list[float]]:

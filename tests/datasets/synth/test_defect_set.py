@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -87,6 +88,19 @@ def test_equal_settings_give_equal_bytes(written: Path, tmp_path: Path) -> None:
     files = sorted(path.relative_to(written) for path in written.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert all((written / name).read_bytes() == (again / name).read_bytes() for name in files)
+
+
+def test_a_run_that_was_cut_off_goes_on_with_the_picks_it_lacks(written: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(written, cut)
+    first, *others = sorted(cut.glob("data/*"))
+    lacking = sorted(first.iterdir())[-1]
+    for path in (lacking, cut / "train.csv"):
+        path.unlink()
+    before = {path: path.stat().st_mtime_ns for folder in others for path in folder.iterdir()}
+    write_defects(DefectSettings(cut, COUNT, 11, 120), workers=1)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert all((cut / p.relative_to(written)).read_bytes() == p.read_bytes() for p in written.rglob("*.*"))
 
 
 @pytest.mark.parametrize(
