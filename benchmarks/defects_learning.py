@@ -36,7 +36,7 @@ from mca_perception.training.model import PerceptionModel, build
 from mca_perception.training.recipe import BackboneSection, Recipe, load_recipe
 
 NAME = "defects_learning"
-RECIPE = Path(__file__).parents[1] / "recipes" / "nano_defects_full.yaml"
+RECIPE = Path(__file__).parents[1] / "recipes" / "nano_defects.yaml"
 MODELS = {
     "nano": "nano, from models/nano",
     "resnet18": "ResNet-18, from random weights",
@@ -47,7 +47,7 @@ FPR, CONFIDENCE = 0.01, 0.95
 
 
 def recipe_of(name: str, options: argparse.Namespace, steps: int | None = None) -> Recipe:
-    """Nano's recipe, or the same with a ResNet in place of its backbone.
+    """Nano's recipe, or the same with a ResNet in place of its backbone; it has no need of a branch for details.
 
     A moving average of weights does not fit the statistics of batch normalisation, which follow the last ones, so the
     ResNets go without; they also train at one learning rate for all layers.
@@ -58,10 +58,12 @@ def recipe_of(name: str, options: argparse.Namespace, steps: int | None = None) 
         optimiser = recipe.optimiser.model_copy(
             update={"lr": options.resnet_lr, "layer_decay": 1.0, "ema_decay": 0.0}
         )
-        changes = {"name": name, "init_from": None, "optimiser": optimiser}
+        assert recipe.defects is not None
+        defects = recipe.defects.model_copy(update={"detail_dim": 0})
+        changes = {"name": name, "init_from": None, "optimiser": optimiser, "defects": defects}
         recipe = recipe.model_copy(update={**changes, "backbone": BackboneSection(name=name)})
     if steps is not None:
-        limits = {"max_steps": steps, "validate_steps": max(1, steps // 8)}
+        limits = {"max_steps": steps, "validate_steps": max(1, steps // 6)}
         recipe = recipe.model_copy(update={"budget": recipe.budget.model_copy(update=limits)})
     return recipe
 

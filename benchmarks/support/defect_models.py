@@ -82,7 +82,7 @@ class TrainedInspector(DefectInspector):
         for start in range(0, len(crops), MAX_CROPS_AT_ONCE):
             part = crops[start : start + MAX_CROPS_AT_ONCE].transpose(0, 3, 1, 2).copy()
             images = normalise(torch.from_numpy(part), device, self.backbone.normalisation)
-            parts.append(self.head(self.backbone(images)["encoder_out"]))
+            parts.append(self.head(self.backbone(images)["encoder_out"], images))
         logits, evidence = (torch.cat(rows).numpy() for rows in zip(*parts, strict=True))
         return logits, evidence
 

@@ -76,8 +76,10 @@ def _measure(
 ) -> None:
     import os
 
-    from mca_perception.cli import bench_cases, reports
+    from mca_perception.cli import bench_backbone, bench_scenes, reports
+    from mca_perception.cli.bench_cases import SEED, BenchSettings
     from mca_perception.cli.bench_peaks import MachinePeaks
+    from mca_perception.cli.bench_power import PowerMeter
     from mca_perception.deploy.bundle import ModelBundle
     from mca_perception.resources import resource_path
 
@@ -87,12 +89,15 @@ def _measure(
     )
     bundle = model if model.is_dir() else resource_path(str(model))
     machine = MachinePeaks(count)
-    settings = bench_cases.BenchSettings(runs, count, at_once, machine.sample)
-    if what == What.BACKBONE:
-        outcome = bench_cases.bench_backbone(sessions, peers, settings)
-    else:
-        measure = bench_cases.bench_pipeline if what == What.PIPELINE else bench_cases.bench_segmentation
-        outcome = measure(bundle, sessions, peers, settings)
+    with PowerMeter() as meter:
+        settings = BenchSettings(runs, count, at_once, machine.sample, meter)
+        if what == What.BACKBONE:
+            outcome = bench_backbone.bench_backbone(sessions, peers, settings)
+        else:
+            measure = (
+                bench_scenes.bench_pipeline if what == What.PIPELINE else bench_scenes.bench_segmentation
+            )
+            outcome = measure(bundle, sessions, peers, settings)
     peaks = machine.figures()
     for name, reason in outcome.left_out.items():
         typer.echo(f"{name} is left out: {reason}")
@@ -117,9 +122,10 @@ def _measure(
             else reports.model_facts(ModelBundle.open(bundle)),
             "threads": count,
             "runs": runs,
-            "seed": bench_cases.SEED,
+            "seed": SEED,
             "input_sha256": outcome.input_sha256,
             "peaks": peaks,
+            "power_from": meter.tool,
             **outcome.facts,
             "cases": outcome.cases,
             "left_out": outcome.left_out,
@@ -141,9 +147,10 @@ def _print_row(case: str, name: str, values: dict[str, float]) -> None:
     share = ""
     if "share_of_gemm_peak" in values:
         share = f"  {values['share_of_gemm_peak']:.0%} of peak (at best {values['fastest_share_of_gemm_peak']:.0%})"
+    power = f"  {values['watts']:.1f} W" if "watts" in values else ""
     typer.echo(
         f"{case:24} {name:22} {values['p50_ms']:9.1f} ms  p95 {values['p95_ms']:.1f}  best {values['fastest_ms']:.1f}  "
-        f"{values['images_per_second']:7.2f} img/s  {values['ratio_to_fastest']:.2f} x{share}"
+        f"{values['images_per_second']:7.2f} img/s  {values['ratio_to_fastest']:.2f} x{share}{power}"
     )
 
 

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from mca_perception.cli.bench_power import PowerMeter
+
 __all__ = ["figures", "interleave", "interleave_images", "nothing", "resident_megabytes"]
 
 Image = TypeVar("Image")
@@ -28,6 +30,7 @@ def interleave(
     images: int = 1,
     gflop: float | None = None,
     between: Callable[[], None] = nothing,
+    meter: PowerMeter | None = None,
 ) -> dict[str, dict[str, float]]:
     """Run candidates in turn after one warm-up each.
 
@@ -37,12 +40,14 @@ def interleave(
         images: that one call works on.
         gflop: arithmetic of one call, for ``gflop_per_s``.
         between: called before every round.
+        meter: adds what it finds for a candidate.
 
     Returns:
         Figures by candidate, see :func:`figures`, with ``warm_up_ms`` and ``warm_up_megabytes``: what the first call
         took, in time and in memory that stayed resident; and ``processor_ms``: median processor time over all
         threads, which a busy machine disturbs less.
     """
+    meter = meter or PowerMeter()
     timings: dict[str, list[float]] = {name: [] for name in calls}
     processor: dict[str, list[float]] = {name: [] for name in calls}
     first = {name: _first(call) for name, call in calls.items()}
@@ -50,17 +55,12 @@ def interleave(
         between()
         for name, call in calls.items():
             started, worked = time.perf_counter(), time.process_time()
-            call()
+            with meter.during(name):
+                call()
             timings[name].append(1000 * (time.perf_counter() - started))
             processor[name].append(1000 * (time.process_time() - worked))
-    return {
-        name: {
-            **figures(timings[name], images, gflop),
-            **first[name],
-            "processor_ms": round(float(np.median(processor[name])), 3),
-        }
-        for name in calls
-    }
+    found = {name: {**figures(timings[name], images, gflop), **first[name]} for name in calls}
+    return _with_costs(found, processor, meter)
 
 
 def interleave_images(
@@ -70,6 +70,7 @@ def interleave_images(
     *,
     at_once: int = 1,
     between: Callable[[], None] = nothing,
+    meter: PowerMeter | None = None,
 ) -> dict[str, dict[str, float]]:
     """Run candidates in turn on several images, one after the other or several at the same time.
 
@@ -79,11 +80,13 @@ def interleave_images(
         runs: turns of every candidate.
         at_once: threads.
         between: called before every round.
+        meter: adds what it finds for a candidate.
 
     Returns:
         Figures by candidate as those of :func:`interleave`: times of single images, and images per second by the time
         in which a turn's images were done.
     """
+    meter = meter or PowerMeter()
     each: dict[str, list[float]] = {name: [] for name in calls}
     turns: dict[str, list[float]] = {name: [] for name in calls}
     processor: dict[str, list[float]] = {name: [] for name in calls}
@@ -99,17 +102,32 @@ def interleave_images(
             between()
             for name, call in calls.items():
                 started, worked = time.perf_counter(), time.process_time()
-                each[name] += turn(call)
+                with meter.during(name):
+                    each[name] += turn(call)
                 turns[name].append(time.perf_counter() - started)
                 processor[name].append(1000 * (time.process_time() - worked) / count)
-    return {
+    found = {
         name: {
             **figures(each[name]),
             **first[name],
             "images_per_second": round(count / float(np.median(turns[name])), 2),
-            "processor_ms": round(float(np.median(processor[name])), 3),
         }
         for name in calls
+    }
+    return _with_costs(found, processor, meter)
+
+
+def _with_costs(
+    found: dict[str, dict[str, float]], processor: dict[str, list[float]], meter: PowerMeter
+) -> dict[str, dict[str, float]]:
+    """Figures with the processor time of a call or an image, and with power where it is told."""
+    return {
+        name: {
+            **values,
+            "processor_ms": round(float(np.median(processor[name])), 3),
+            **meter.take(name, values["images_per_second"]),
+        }
+        for name, values in found.items()
     }
 
 

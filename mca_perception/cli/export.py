@@ -91,6 +91,13 @@ def command(
     allow_regression: Annotated[
         bool, typer.Option("--allow-regression", help="Write what fails the gate; the manifest says so.")
     ] = False,
+    input_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<width>x<height>",
+            help="Segment scenes at another size, with the same weights: a bundle's edge head is exported anew.",
+        ),
+    ] = None,
     build_only: Annotated[
         bool, typer.Option("--build-only", help="With --target tensorrt: build the engines for this GPU.")
     ] = False,
@@ -104,6 +111,7 @@ def command(
       mca export models/nano --out models/nano --add-head runs/nano_cascade
       mca export models/nano --precision int8 --calibration photos --evaluate totes --out nano-int8
       mca export models/nano --target triton --out repository
+      mca export models/nano --input-size 640x512 --out nano-640
     \f
     Raises:
         RecipeError: a run is not finished, the two have different backbones, or a graph does not reproduce the model.
@@ -113,6 +121,10 @@ def command(
     if precision == Precision.INT8 and _compact_retrieval_bundle(source, out, target):
         return
     if precision is not None or target != Target.ONNX or fuse_preprocessing:
+        if input_size is not None:
+            raise typer.BadParameter(
+                "export for another size first, then convert that", param_hint="--input-size"
+            )
         from mca_perception.cli.export_deployed import Deployment, export_deployed
 
         deployment = Deployment(
@@ -133,7 +145,13 @@ def command(
     if out is None:
         raise typer.BadParameter("name the folder to write", param_hint="--out")
     other = None
-    if add_head is None:
+    if input_size is not None:
+        if add_head is not None:
+            raise typer.BadParameter(
+                "export for another size first, then add the head", param_hint="--input-size"
+            )
+        other = _resized_bundle(source, out, input_size)
+    elif add_head is None:
         other = _crisis_bundle(source, out, version, metrics or []) or _retrieval_bundle(
             source, out, version, with_tokenizer, metrics or []
         )
@@ -174,6 +192,19 @@ def _perception_bundle(
             add = bundling.add_fusion if recipe.segmentation is None else bundling.add_head
         bundle = add(bundle, add_head, out)
     return attach_metrics(bundle, out, metrics)
+
+
+def _resized_bundle(source: Path, out: Path, size: str) -> ModelBundle:
+    """The bundle for scenes of another size, such as 640x512."""
+    from mca_perception.deploy.bundle import ModelBundle
+    from mca_perception.training.resizing import resize_bundle
+
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise typer.BadParameter(
+            f"{size!r} is no width and height such as 640x512", param_hint="--input-size"
+        )
+    return resize_bundle(ModelBundle.open(source), (int(height), int(width)), out)
 
 
 def _crisis_bundle(source: Path, out: Path, version: str, metrics: list[Path]) -> CrisisBundle | None:

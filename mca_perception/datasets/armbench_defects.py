@@ -22,6 +22,8 @@ from mca_perception.errors import DatasetError
 
 __all__ = [
     "LABELS",
+    "OPENED",
+    "PARTS",
     "SPLITS",
     "DefectIndex",
     "DefectPick",
@@ -33,6 +35,14 @@ __all__ = [
 
 LABELS = ("nominal", "multi_pick", "package_defect")
 """Labels of an image, in the order of a model's outputs."""
+
+PARTS = ".parts.png"
+"""End of the name of a file beside an image that numbers the pixels of what is held: not in ARMBench, which has none.
+
+8 bits, 0 for none of it, items from 1, and :data:`OPENED` for what no intact package shows.
+"""
+
+OPENED = 255
 
 SPLITS = ("official", "session_disjoint")
 SESSION_TEST_FRACTION = 1 / 3
@@ -51,6 +61,7 @@ class DefectView:
         label: position in :data:`LABELS`.
         sublabel: kind of defect in words; may be empty.
         polygon: float32 ``[P, 2]`` outline of what was picked, in pixels; None where there is none.
+        parts: file that tells items and openings apart, see :data:`PARTS`; None where there is none.
     """
 
     name: str
@@ -58,6 +69,7 @@ class DefectView:
     label: int
     sublabel: str
     polygon: NDArray[np.float32] | None
+    parts: Path | None = None
 
     def mask(self, height: int, width: int) -> NDArray[np.bool_] | None:
         """Pixels inside the outline, bool ``[height, width]``; None without an outline in the image."""
@@ -181,7 +193,7 @@ def _read_pick(folder: Path, skipped: Counter[str], incomplete: Counter[str]) ->
 
 def read_defect_view(image: Path) -> DefectView | None:
     """One image of a pick with the annotation beside it; None where there is none that can be used."""
-    files = {image.name, f"{image.stem}.json"}
+    files = {image.name, f"{image.stem}.json"}  # the parts are for training alone
     return _read_view(image.parent, image.stem, files, Counter(), Counter())
 
 
@@ -215,6 +227,7 @@ def _read_view(
         LABELS.index(label),
         sublabel if isinstance(sublabel, str) else "",
         polygon,
+        folder / f"{stem}{PARTS}" if f"{stem}{PARTS}" in files else None,
     )
 
 

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mca_perception.datasets.armbench_defects import LABELS
+from mca_perception.defects.clues import CLUES
 
 _ABSENT = -1e4
 _HEADS = 4
+_STRONGEST = 4
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class DefectConfig:
         margin: fraction of context around the object's box.
         background: grey value of everything that is not the object.
         masked: whether the surroundings are set to that grey.
+        detail_dim: channels of the first layer of a small convolutional branch on the crop itself, a multiple of 8;
+            0 leaves it out.
     """
 
     hidden_dim: int = 256
@@ -39,6 +43,16 @@ class DefectConfig:
     margin: float = 0.1
     background: int = 127
     masked: bool = True
+    detail_dim: int = 0
+
+
+class ConvBlock(nn.Sequential):
+    """3x3 convolution, batch normalisation, which costs nothing once trained, GELU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.GELU()
+        )
 
 
 class AttentionPool(nn.Module):
@@ -79,12 +93,43 @@ class TokenBlock(nn.Module):
         return tokens + self.mlp(tokens)
 
 
+class Details(nn.Module):
+    """Cells of 8 pixels that see the crop itself, by convolutions, and the backbone's patch that they lie in.
+
+    Seams and tears are thinner than a patch, and a backbone that was trained for other things has no need of them.
+    """
+
+    def __init__(self, embed_dim: int, dim: int) -> None:
+        super().__init__()
+        self.out_dim = 4 * dim
+        self.stem = nn.Sequential(
+            ConvBlock(3, dim, stride=2),
+            ConvBlock(dim, 2 * dim, stride=2),
+            ConvBlock(2 * dim, 2 * dim),
+            ConvBlock(2 * dim, 4 * dim, stride=2),
+        )
+        self.up = nn.ConvTranspose2d(embed_dim, 4 * dim, 2, 2)
+        self.fuse = nn.Sequential(ConvBlock(4 * dim, 4 * dim), ConvBlock(4 * dim, 4 * dim))
+
+    def forward(self, tokens: Tensor, images: Tensor) -> Tensor:
+        """``[N, T, D]`` tokens, row by row, of ``[N, 3, S, S]`` crops to ``[N, 4 T, 4 * dim]``."""
+        count, channels, height, width = (
+            tokens.shape[0],
+            tokens.shape[2],
+            images.shape[2] // 16,
+            images.shape[3] // 16,
+        )
+        patches = tokens.transpose(1, 2).reshape(count, channels, height, width)
+        return torch.as_tensor(self.fuse(self.stem(images) + self.up(patches)).flatten(2).transpose(1, 2))
+
+
 class DefectHead(nn.Module):
     """Evidence of single images, pooled by attention over their tokens; and of picks, over their images.
 
     The published head is one linear layer on the crop's mean (specification of ARMBench, section 4.1). A tear or a
-    flap covers few patches, so attention and the maximum over patches stand beside the mean here; narrow transformer
-    blocks, in which patches are compared with each other, may be added.
+    flap covers few patches, so attention and the maximum over patches stand beside the mean here, and every patch, or
+    with a branch for :class:`Details` every cell, is asked for the clues (:data:`.CLUES`) that it shows. Narrow
+    transformer blocks, in which patches are compared with each other, may be added.
     """
 
     def __init__(self, embed_dim: int, config: DefectConfig) -> None:
@@ -96,30 +141,46 @@ class DefectHead(nn.Module):
         if config.blocks:
             blocks = [TokenBlock(config.token_dim) for _ in range(config.blocks)]
             self.compare = nn.Sequential(nn.Linear(embed_dim, config.token_dim), *blocks)
+        self.details = Details(embed_dim, config.detail_dim) if config.detail_dim else None
+        cell_dim = self.details.out_dim if self.details else embed_dim
+        self.to_clues = nn.Linear(cell_dim, len(CLUES))
+        width = (config.queries + 2) * embed_dim + 2 * self.compare_dim + len(CLUES)
+        width += 2 * cell_dim if self.details else 0
         self.project = nn.Sequential(
-            nn.Linear((config.queries + 2) * embed_dim + 2 * self.compare_dim, config.hidden_dim),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
+            nn.Linear(width, config.hidden_dim), nn.GELU(), nn.Dropout(config.dropout)
         )
         self.classify = nn.Linear(config.hidden_dim, len(LABELS))
         self.views = ViewHead(config)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Judge single images.
 
         Args:
             features: ``[N, 1 + T, D]`` backbone output, CLS first.
+            images: ``[N, 3, S, S]`` its input; needed with a branch for details.
 
         Returns:
             Logits ``[N, 3]`` and evidence ``[N, H]``, float32.
         """
+        logits, evidence, _ = self.explain(features, images)
+        return logits, evidence
+
+    def explain(self, features: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`forward`, with logits ``[N, C, 2]`` of the clues in every cell of a square grid."""
         tokens = self.norm(features[:, 1:])
+        cells = tokens
         pooled = [tokens.mean(dim=1), tokens.amax(dim=1), self.pool(tokens)]
+        if self.details is not None:
+            assert images is not None
+            cells = self.details(tokens, images)
+            pooled += [cells.mean(dim=1), cells.amax(dim=1)]
+        clues = self.to_clues(cells)
+        pooled.append(clues.topk(min(_STRONGEST, clues.shape[1]), dim=1).values.mean(dim=1))
         if self.config.blocks:
             compared = self.compare(tokens)
             pooled += [compared.mean(dim=1), compared.amax(dim=1)]
         evidence = self.project(torch.cat(pooled, dim=-1)).float()
-        return self.classify(evidence).float(), evidence
+        return self.classify(evidence).float(), evidence, clues
 
 
 class ViewHead(nn.Module):

@@ -20,6 +20,7 @@ from mca_perception.datasets.armbench_defects import (
 )
 from mca_perception.datasets.loading import training_loader
 from mca_perception.defects.calibration import HeldOut
+from mca_perception.defects.clues import clue_loss
 from mca_perception.defects.data import DefectDataset, PickSample, pick_label, read_crop
 from mca_perception.defects.losses import class_balanced_weights, focal_loss
 from mca_perception.defects.metrics import curves, recall_at_fpr
@@ -49,6 +50,7 @@ class DefectTask:
             recipe.crop_size,
             recipe.margin,
             masked=recipe.masked,
+            detail_dim=recipe.detail_dim,
         )
         self.head = DefectHead(embed_dim, self.config)
         index = read_defect_images(recipe.data)
@@ -61,8 +63,14 @@ class DefectTask:
                 "defects.batch_size, validation_fraction or calibration_fraction"
             )
         self.skipped = {"train": index.skipped}
-        self.dataset = DefectDataset(train, self.config, views=recipe.views, recolour=recipe.recolour)
-        labels = np.array([view.label for pick in train for view in pick.views])
+        self.dataset = DefectDataset(
+            train + (recipe.repeat_defects - 1) * tuple(pick for pick in train if pick.defects),
+            self.config,
+            views=recipe.views,
+            recolour=recipe.recolour,
+            turned=recipe.turned,
+        )
+        labels = np.array([view.label for pick in self.dataset.picks for view in pick.views])
         counts = np.bincount(labels, minlength=len(LABELS)).tolist()
         self.weights = class_balanced_weights(counts, recipe.class_balance)
 
@@ -71,20 +79,25 @@ class DefectTask:
         return training_loader(self.dataset, self.recipe.batch_size, seed=seed, workers=self.recipe.workers)
 
     def losses(self, backbone: Backbone, batch: PickSample, device: torch.device) -> dict[str, Tensor]:
-        """Loss of the single images and of the picks."""
+        """Loss of the single images and of the picks, and of the clues in patches where images come with them."""
         present = batch.present.to(device)
         crops = normalise(batch.views[batch.present], device, backbone.normalisation)
-        logits, evidence = self.head(backbone(crops)["encoder_out"])
+        logits, evidence, clues = self.head.explain(backbone(crops)["encoder_out"], crops)
         views = evidence.new_zeros(*present.shape, evidence.shape[-1])
         views[present] = evidence
         labels = batch.labels.to(device)[present]
         picks = torch.as_tensor(batch.label).to(device)
         gamma = self.recipe.focal_gamma
+        explained = batch.explained[batch.present]
         with torch.autocast(device.type, enabled=False):
-            return {
+            losses = {
                 "image": focal_loss(logits, labels, self.weights, gamma),
                 "pick": focal_loss(self.head.views(views, present), picks, self.weights, gamma),
             }
+            if self.recipe.clues and explained.any():
+                truth = batch.clues[batch.present][explained].to(device)
+                losses["clues"] = self.recipe.clues * clue_loss(clues[explained.to(device)], truth)
+        return losses
 
     def validate(self, backbone: Backbone, device: torch.device) -> dict[str, float]:
         """Recall of any defect at fixed false-positive rates, and average precision, of held-out images and picks."""
@@ -104,7 +117,8 @@ class DefectTask:
         logits, evidence, labels, groups = [], [], [], []
         for crops, truth, numbers in _read_in_parts(chosen, self.config):
             part = torch.from_numpy(np.stack(crops).transpose(0, 3, 1, 2).copy())
-            found = self.head(backbone(normalise(part, device, backbone.normalisation))["encoder_out"])
+            images = normalise(part, device, backbone.normalisation)
+            found = self.head(backbone(images)["encoder_out"], images)
             logits.append(found[0])
             evidence.append(found[1])
             labels += truth

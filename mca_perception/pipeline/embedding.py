@@ -14,7 +14,7 @@ from mca_perception.deploy.session import Session
 from mca_perception.errors import BundleError
 from mca_perception.geometry import Letterbox
 from mca_perception.identification.crops import crop_object, crop_reference, mask_box
-from mca_perception.pipeline.preprocessing import check_image, network_input
+from mca_perception.pipeline.preprocessing import CropFeatures, check_image, network_input
 
 __all__ = ["IDENTIFICATION_GRAPHS", "MAX_CROPS_AT_ONCE", "Embedder"]
 
@@ -107,22 +107,22 @@ class Embedder:
         return self.embed_features(self.crop_features(crops), references=references)
 
     def embed_features(
-        self, parts: Iterable[NDArray[np.float32]], *, references: bool = False
+        self, parts: Iterable[CropFeatures], *, references: bool = False
     ) -> NDArray[np.float32]:
         """Embed crops from their features, as :meth:`crop_features` gives them; otherwise as :meth:`embed_crops`."""
         graph = "references" if references and "references" in self._sessions else "identification"
         rows = [np.zeros((0, self.identification_settings.embedding_dim), np.float32)]
-        rows += [self._sessions[graph].run({"features": features})["embeddings"] for features in parts]
+        rows += [self._sessions[graph].run({"features": part.features})["embeddings"] for part in parts]
         return np.concatenate(rows)
 
-    def crop_features(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+    def crop_features(self, crops: Sequence[NDArray[np.uint8]]) -> Iterator[CropFeatures]:
         """Send crops through the backbone, a bounded number at once.
 
         Args:
             crops: uint8 ``[H, W, 3]`` RGB each; letterboxed when not of the crop size.
 
         Yields:
-            Features ``[N, 1 + T, D]`` of the next crops, at most 64.
+            Of the next crops, at most 64.
 
         Raises:
             InvalidImageError: a crop is not uint8 ``[H, W, 3]``.
@@ -138,7 +138,7 @@ class Embedder:
             )
         for start in range(0, len(crops), MAX_CROPS_AT_ONCE):
             images = self._to_tensor(batch[start : start + MAX_CROPS_AT_ONCE])
-            yield self._sessions["backbone"].run({"images": images})["features"]
+            yield CropFeatures(images, self._sessions["backbone"].run({"images": images})["features"])
 
     def embed_references(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embed the reference images of a product: each is cut to the product first.

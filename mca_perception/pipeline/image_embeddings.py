@@ -67,7 +67,7 @@ def embed_images(
         features = list(embedder.crop_features(crops))
         embeddings.append(embedder.embed_features(features))
         for part in features:
-            patches = part[:, 1:].astype(np.float32)
+            patches = part.features[:, 1:].astype(np.float32)
             statistics.append(np.concatenate([patches.mean(1), patches.std(1)], axis=1))
     if not usable:
         raise InvalidImageError(f"none of {len(paths)} images can be read; check the files")

@@ -17,7 +17,7 @@ from mca_perception.deploy.manifest import DefectOperatingPoint, DefectsSpec
 from mca_perception.deploy.session import Session, open_sessions
 from mca_perception.deploy.sessions.selection import AUTOMATIC
 from mca_perception.errors import BundleError
-from mca_perception.pipeline.preprocessing import check_image, network_input
+from mca_perception.pipeline.preprocessing import CropFeatures, check_image, network_input
 
 __all__ = ["GRAPHS", "DefectInspector", "Inspection"]
 
@@ -69,6 +69,7 @@ class DefectInspector:
         self.bundle = bundle
         self.settings: DefectsSpec = bundle.manifest.defects
         self._sessions = sessions
+        self._inputs = [tensor.name for tensor in bundle.manifest.graphs["defects"].inputs]
 
     @classmethod
     def from_bundle(
@@ -97,24 +98,23 @@ class DefectInspector:
             part = crops[start : start + MAX_CROPS_AT_ONCE]
             images = network_input(part, preprocessing)
             features = self._sessions["backbone"].run({"images": images})["features"]
-            found = self.judge_features(features)
+            found = self.judge_features(CropFeatures(images, features))
             logits.append(found[0])
             evidence.append(found[1])
         return np.concatenate(logits), np.concatenate(evidence)
 
-    def judge_features(
-        self, features: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits and evidence of crops whose backbone features ``[N, 1 + T, D]`` another head needed already."""
-        found = self._sessions["defects"].run({"features": features})
+    def judge_features(self, part: CropFeatures) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits and evidence of crops whose backbone features another head needed already."""
+        inputs = {"features": part.features, "images": part.images}
+        found = self._sessions["defects"].run({name: inputs[name] for name in self._inputs})
         return found["logits"], found["evidence"]
 
-    def probabilities(self, parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Calibrated probabilities ``[N, 3]`` of nominal and the defects for single crops, from parts of features."""
+    def probabilities(self, parts: Sequence[CropFeatures]) -> NDArray[np.float32]:
+        """Calibrated probabilities ``[N, 3]`` of nominal and the defects for single crops, in parts."""
         rows = [np.zeros((0, len(self.settings.labels)), np.float32)]
         rows += [
-            softmax(self.judge_features(features)[0], self.temperature("image")).astype(np.float32)
-            for features in parts
+            softmax(self.judge_features(part)[0], self.temperature("image")).astype(np.float32)
+            for part in parts
         ]
         return np.concatenate(rows)
 

@@ -20,6 +20,7 @@ from mca_perception.pipeline.answers import Answer, look_up
 from mca_perception.pipeline.embedding import IDENTIFICATION_GRAPHS
 from mca_perception.pipeline.inspection import GRAPHS as DEFECT_GRAPHS
 from mca_perception.pipeline.inspection import DefectInspector
+from mca_perception.pipeline.preprocessing import CropFeatures
 from mca_perception.pipeline.segmenting import Segmenter, chosen_head, timed
 from mca_perception.segmentation.postprocess import to_objects
 
@@ -164,7 +165,7 @@ class PerceptionPipeline(Segmenter):
                 f"{'' if objects.instance_mask is not None else ' and have no mask'}; give those of this image"
             )
         timings = {} if timings_ms is None else timings_ms
-        parts: list[NDArray[np.float32]] = []
+        parts: list[CropFeatures] = []
         with timed(timings, "identification"):
             if self.identifies or self.inspects:
                 crops = [self.object_crop(image, objects, i) for i in range(len(objects))]

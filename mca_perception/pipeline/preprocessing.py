@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,14 @@ from mca_perception.deploy.manifest import Preprocessing
 from mca_perception.errors import InvalidImageError
 from mca_perception.geometry import MAX_PIXELS
 
-__all__ = ["check_image", "network_input", "to_tensor"]
+__all__ = ["CropFeatures", "check_image", "network_input", "to_tensor"]
+
+
+class CropFeatures(NamedTuple):
+    """Crops as the backbone takes them, and what it makes of them: ``features`` ``[N, 1 + T, D]`` float32."""
+
+    images: NDArray[Any]
+    features: NDArray[np.float32]
 
 
 def check_image(image: Any) -> NDArray[np.uint8]:

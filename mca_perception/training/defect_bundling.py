@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from mca_perception.backbone import Backbone
 from mca_perception.datasets.armbench_defects import LABELS
 from mca_perception.defects.calibration import calibrate
 from mca_perception.defects.model import DefectHead
@@ -74,7 +75,7 @@ def add_defects(bundle: ModelBundle, run: Path, directory: Path) -> ModelBundle:
     )
     facts = {**run_facts(log), "validation": validate(model, [task], torch.device("cpu"))}
     with tempfile.TemporaryDirectory() as folder:
-        graphs, differences = _export(task.head, model.backbone.embed_dim, section, Path(folder))
+        graphs, differences = _export(task.head, model.backbone, section, Path(folder))
         fields = bundle.manifest.model_dump(
             mode="json", exclude_none=True, exclude={"files", "schema_version"}
         )
@@ -105,17 +106,24 @@ def describe_held_out(section: DefectsRecipe, seed: int, picks: int) -> str:
 
 
 def _export(
-    head: DefectHead, embed_dim: int, section: DefectsRecipe, folder: Path
+    head: DefectHead, backbone: Backbone, section: DefectsRecipe, folder: Path
 ) -> tuple[dict[str, Any], dict[str, float]]:
     batch, tokens = Dim("N", min=1, max=MAX_BATCH), Dim("tokens", min=2, max=128 * 128)
     views = Dim("views", min=1, max=MAX_VIEWS)
     present = torch.tensor([[True, True, False], [True, False, False]])
+    inputs = {
+        "features": torch.randn(2, (section.crop_size // backbone.patch_size) ** 2 + 1, backbone.embed_dim)
+    }
+    sides: dict[str, dict[int, Any]] = {"features": {0: batch, 1: tokens}}
+    if section.detail_dim:  # patches have places then: one crop size
+        inputs["images"] = torch.rand(2, 3, section.crop_size, section.crop_size) * 2 - 1
+        sides = {"features": {0: batch}, "images": {0: batch}}
     jobs: dict[str, tuple[nn.Module, dict[str, Tensor], list[str], dict[str, dict[int, Any]]]] = {
         "defects": (
             head,
-            {"features": torch.randn(2, 10, embed_dim)},
+            inputs,
             ["logits", "evidence"],
-            {"features": {0: batch, 1: tokens}},
+            sides,
         ),
         "defect_views": (
             head.views,
@@ -125,10 +133,10 @@ def _export(
         ),
     }
     graphs, differences = {}, {}
-    for name, (module, inputs, outputs, dynamic) in jobs.items():
+    for name, (module, example, outputs, dynamic) in jobs.items():
         path = folder / f"{name}.onnx"
-        graphs[name] = export_graph(module.eval(), inputs, outputs, path, dynamic_shapes=dynamic)
-        differences[name] = largest_difference(module, inputs, outputs, path)
+        graphs[name] = export_graph(module.eval(), example, outputs, path, dynamic_shapes=dynamic)
+        differences[name] = largest_difference(module, example, outputs, path)
         if differences[name] > TOLERANCE:
             raise RecipeError(
                 f"graph {name} differs from the model by {differences[name]:.2g} (limit {TOLERANCE}); "

@@ -29,7 +29,14 @@ from mca_perception.segmentation.comparison import largest_candidate_difference
 from mca_perception.training.model import PerceptionModel
 from mca_perception.training.recipe import Recipe
 
-__all__ = ["Features", "Predict", "export_fusion", "export_graphs", "identification_module"]
+__all__ = [
+    "Features",
+    "Predict",
+    "export_fusion",
+    "export_graphs",
+    "export_segmentation",
+    "identification_module",
+]
 
 # Exported graphs must reproduce the trained model to this, on a random input.
 TOLERANCE = 1e-3
@@ -129,6 +136,23 @@ def export_fusion(model: PerceptionModel, folder: Path) -> tuple[dict[str, Any],
     """Write ``fusion.onnx`` alone; returns its entry for the manifest and its difference from the model."""
     jobs = _identification_jobs(identification_module(model), None, Dim("N", min=1, max=MAX_BATCH))
     return _export("fusion", jobs["fusion"], folder)
+
+
+def export_segmentation(
+    backbone: nn.Module, predict: Predict, images: Tensor, folder: Path
+) -> tuple[dict[str, Any], float]:
+    """Write ``segmentation.onnx`` of an edge head alone, for images ``[N, 3, H, W]``, N at least 2.
+
+    Returns:
+        Its entry for the manifest and its difference from the model.
+
+    Raises:
+        RecipeError: the graph does not reproduce the model within ``TOLERANCE``.
+    """
+    with torch.inference_mode():
+        features = backbone.eval()(images)
+    job = _edge_job(predict.head, features.clone(), images, Dim("N", min=1, max=MAX_BATCH))
+    return _export("segmentation", job, folder)
 
 
 def _identification_jobs(

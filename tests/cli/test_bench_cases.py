@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from mca_perception.backbone import create_backbone
-from mca_perception.cli import bench_cases
+from mca_perception.cli import bench_backbone, bench_scenes
+from mca_perception.cli.bench_cases import BenchSettings
 from mca_perception.cli.bench_measure import figures, interleave, interleave_images
 from mca_perception.cli.bench_peaks import MachinePeaks
 from mca_perception.cli.main import main
@@ -24,7 +25,7 @@ from tests.support.bundles import write_colour_bundle
 def small_machine(monkeypatch) -> None:
     monkeypatch.setattr("mca_perception.cli.bench_peaks._SHAPES", ((64, 64, 64), (16, 32, 64)))
     monkeypatch.setattr("mca_perception.cli.bench_peaks._COPY_BYTES", 1 << 16)
-    monkeypatch.setattr(bench_cases, "SCENES", 1)
+    monkeypatch.setattr(bench_scenes, "SCENES", 1)
 
 
 def run(monkeypatch, *arguments: object) -> int:
@@ -51,7 +52,10 @@ def test_figures_and_provenance_are_written(small_machine, monkeypatch, tmp_path
     assert written["most_objects"] >= written["objects_per_image"] >= 0
     assert written["model"]["fingerprint"] == bundle.fingerprint
     assert written["peaks"]["gemm_gflop_per_s"] > 0
-    assert set(written["left_out"]) == {"tensorrt", "torch-eager"}  # the bundle has no weights
+    sizes = (
+        {f"{side} x {side}, network input too" for side in (512, 1024)} if what == "segmentation" else set()
+    )
+    assert set(written["left_out"]) == {"tensorrt", "torch-eager", *sizes}  # the bundle has no weights
     assert "tensorrt is left out: " in capsys.readouterr().out
     assert len(written["input_sha256"]) == 64
     assert {"device", "versions", "created", "threads", "seed"} <= set(written)
@@ -119,24 +123,24 @@ def test_peaks_are_the_best_of_all_samples(small_machine) -> None:
 
 def test_graphs_outside_bundles_run_in_some_back_ends_only(tmp_path: Path) -> None:
     bundle = write_colour_bundle(tmp_path / "colours")
-    session = bench_cases._open_file(bundle.path_of("backbone"), "onnxruntime-cpu", 1)
+    session = bench_backbone._open_file(bundle.path_of("backbone"), "onnxruntime-cpu", 1)
     assert session.run({"images": np.zeros((1, 3, 32, 32), np.float32)})["features"].shape == (1, 5, 3)
     with pytest.raises(McaError, match="runs bundles only"):
-        bench_cases._open_file(bundle.path_of("backbone"), "triton", 1)
+        bench_backbone._open_file(bundle.path_of("backbone"), "triton", 1)
 
 
 @pytest.mark.slow
 def test_the_backbone_runs_in_sessions_compiled_and_beside_a_peer(small_machine, monkeypatch) -> None:
-    monkeypatch.setattr(bench_cases, "BACKBONE_SIDE", 64)
-    monkeypatch.setattr(bench_cases, "BATCHES", (2,))
+    monkeypatch.setattr(bench_backbone, "BACKBONE_SIDE", 64)
+    monkeypatch.setattr(bench_backbone, "BATCHES", (2,))
     monkeypatch.setattr(
-        bench_cases,
+        bench_backbone,
         "build_ours",
         lambda side: create_backbone("beit3_nano_patch16", img_size=side, modalities=("vision",), depth=1),
     )
     machine = MachinePeaks(1)
-    settings = bench_cases.BenchSettings(runs=1, threads=1, between=machine.sample)
-    outcome = bench_cases.bench_backbone(["onnxruntime-cpu", "torch"], ["torch-eager"], settings)
+    settings = BenchSettings(runs=1, threads=1, between=machine.sample)
+    outcome = bench_backbone.bench_backbone(["onnxruntime-cpu", "torch"], ["torch-eager"], settings)
     expected = {"onnxruntime-cpu", "torch", "torch-eager"} - set(outcome.left_out)
     assert set(outcome.left_out) <= {"torch"}  # where there is no compiler
     assert set(outcome.cases) == {"base 64 px, batch 2"}

@@ -36,6 +36,7 @@ defects:
   queries: 2
   blocks: 1
   token_dim: 16
+  detail_dim: 8
   batch_size: 4
   views: 3
   workers: 0
@@ -142,6 +143,14 @@ def test_bundle_says_how_thresholds_were_found(bundle: ModelBundle) -> None:
     assert "sessions kept" in spec.calibrated_on
     assert spec.calibration["pick"]["nominal"] == spec.points("pick")[0].negatives
     assert str(bundle.path.parent) not in (bundle.path / "manifest.json").read_text()
+
+
+def test_the_branch_for_details_makes_the_graph_take_crops_too(bundle: ModelBundle) -> None:
+    inputs = {tensor.name: tuple(tensor.shape) for tensor in bundle.manifest.graphs["defects"].inputs}
+    spec = bundle.manifest.defects
+    assert spec is not None
+    side = spec.crop_size
+    assert inputs == {"features": ("N", (side // 16) ** 2 + 1, 192), "images": ("N", 3, side, side)}
 
 
 def test_graphs_repeat_the_model(bundle: ModelBundle, run: Path, data: Path) -> None:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mca_perception.datasets.armbench_defects import OPENED
 from mca_perception.datasets.synth import defect_disguises as disguises
 from mca_perception.datasets.synth import picks
 from mca_perception.datasets.synth.camera import Sprite
@@ -46,10 +47,12 @@ class Photograph:
     """One image of a pick.
 
     ``mask`` ``[H, W]`` are the visible pixels of all that is held; ``shown`` tells whether its defect can be seen here.
+    ``parts`` ``[H, W]`` numbers the items from 1, 0 is none of them; :data:`OPENED` is what no intact package shows.
     """
 
     image: Image
     mask: NDArray[np.bool_]
+    parts: NDArray[np.uint8]
     shown: bool
     jpeg_quality: int
 
@@ -197,7 +200,10 @@ def arrange(
     covered = picks.draw_arm_above(canvas, contact, rng) if tray else picks.draw_cup(canvas, contact, rng)
     ids = np.where(covered, 0, canvas.ids)
     shown = _is_shown(held, ids, canvas.full_areas, giveaway)
-    return Photograph(apply_look(canvas.image, look, rng), ids > 0, shown, look.jpeg_quality)
+    # What is too small to count as a defect does not give one away either.
+    parts = np.where(giveaway & (ids > 0), OPENED, ids) if shown else ids > 0
+    picture = apply_look(canvas.image, look, rng)
+    return Photograph(picture, ids > 0, parts.astype(np.uint8), shown, look.jpeg_quality)
 
 
 def _place(drawn: Drawn, centre: NDArray[np.float64]) -> Sprite:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mca_perception.datasets.armbench_defects import PARTS
 from mca_perception.datasets.synth import defect_scenes as scenes
 from mca_perception.datasets.synth import writer
 from mca_perception.datasets.synth.catalogue import Catalogue
@@ -129,6 +130,7 @@ def _write_pick(
         labels.append(label)
         stem = f"{folder.name}_{view}"
         writer.write_bytes(folder / f"{stem}.jpg", encode_jpeg(picture.image, picture.jpeg_quality))
+        writer.write_bytes(folder / f"{stem}{PARTS}", cv2.imencode(".png", picture.parts)[1].tobytes())
         entry = {
             "id": f"{stem}.jpg" if view % 2 else stem,
             "label": label,
@@ -140,9 +142,11 @@ def _write_pick(
 
 
 def _kept_labels(folder: Path, count: int) -> list[str] | None:
-    """Labels of the views of a pick that an earlier run finished; None for others. An image comes before its label."""
+    """Labels of the views of a pick that an earlier run finished; None for others. Labels are written last."""
     files = [folder / f"{folder.name}_{view}.json" for view in range(count)]
-    return [json.loads(file.read_bytes())["label"] for file in files] if all(map(Path.is_file, files)) else None
+    return (
+        [json.loads(file.read_bytes())["label"] for file in files] if all(map(Path.is_file, files)) else None
+    )
 
 
 def outline(mask: NDArray[np.bool_]) -> list[list[float]]:

@@ -24,7 +24,7 @@ from mca_perception.datasets.synth.textures import Image
 from mca_perception.errors import DatasetError
 
 # Raised when equal settings begin to give other bytes, so that no set continues with another generator.
-FORMAT = 2
+FORMAT = 3
 MAX_COUNT = 1_000_000
 MAX_WORKERS = 256
 MAX_REFERENCES = 6

@@ -5,11 +5,12 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from mca_perception.datasets.armbench_defect_videos import clip_frames, read_defect_clips
-from mca_perception.datasets.armbench_defects import DefectIndex, read_defect_images
+from mca_perception.datasets.armbench_defects import OPENED, DefectIndex, read_defect_images
 from mca_perception.datasets.images import read_rgb
 from mca_perception.datasets.synth import defect_disguises as disguises
 from mca_perception.datasets.synth import defect_scenes as scenes
@@ -94,7 +95,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_picks_it_lacks(written: Path, t
     cut = tmp_path / "cut"
     shutil.copytree(written, cut)
     first, *others = sorted(cut.glob("data/*"))
-    lacking = sorted(first.iterdir())[-1]
+    lacking = sorted(first.glob("*.json"))[-1]
     for path in (lacking, cut / "train.csv"):
         path.unlink()
     before = {path: path.stat().st_mtime_ns for folder in others for path in folder.iterdir()}
@@ -176,6 +177,19 @@ def test_hidden_second_object_is_not_labelled(catalogue: Catalogue) -> None:
         shown[spread] = sum(picture.shown for picture in pictures)
     assert shown[1.0] >= 10
     assert shown[0.0] < shown[1.0]
+
+
+def test_parts_agree_with_the_label(index: DefectIndex) -> None:
+    kinds = {0: 0, 1: 0, 2: 0}
+    for view in (view for pick in index.train for view in pick.views):
+        assert view.parts is not None
+        parts = cv2.imread(str(view.parts), cv2.IMREAD_GRAYSCALE)
+        assert parts.shape == read_rgb(view.image).shape[:2]
+        found = set(np.unique(parts)) - {0}
+        assert (OPENED in found) is (view.label == 2)
+        assert (len(found - {OPENED}) > 1) is (view.label == 1) or view.label == 2
+        kinds[view.label] += 1
+    assert all(kinds.values())
 
 
 def test_loose_parts_are_drawn(catalogue: Catalogue) -> None:
