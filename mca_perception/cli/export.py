@@ -144,13 +144,13 @@ def command(
         return
     if out is None:
         raise typer.BadParameter("name the folder to write", param_hint="--out")
-    other = None
+    other: ModelBundle | CrisisBundle | RetrievalBundle | None = None
     if input_size is not None:
         if add_head is not None:
             raise typer.BadParameter(
                 "export for another size first, then add the head", param_hint="--input-size"
             )
-        other = _resized_bundle(source, out, input_size)
+        other = _resized_bundle(source, out, input_size, metrics or [])
     elif add_head is None:
         other = _crisis_bundle(source, out, version, metrics or []) or _retrieval_bundle(
             source, out, version, with_tokenizer, metrics or []
@@ -194,9 +194,10 @@ def _perception_bundle(
     return attach_metrics(bundle, out, metrics)
 
 
-def _resized_bundle(source: Path, out: Path, size: str) -> ModelBundle:
+def _resized_bundle(source: Path, out: Path, size: str, metrics: list[Path]) -> ModelBundle:
     """The bundle for scenes of another size, such as 640x512."""
     from mca_perception.deploy.bundle import ModelBundle
+    from mca_perception.deploy.card import attach_metrics
     from mca_perception.training.resizing import resize_bundle
 
     width, _, height = size.partition("x")
@@ -204,7 +205,8 @@ def _resized_bundle(source: Path, out: Path, size: str) -> ModelBundle:
         raise typer.BadParameter(
             f"{size!r} is no width and height such as 640x512", param_hint="--input-size"
         )
-    return resize_bundle(ModelBundle.open(source), (int(height), int(width)), out)
+    bundle = resize_bundle(ModelBundle.open(source), (int(height), int(width)), out)
+    return attach_metrics(bundle, out, metrics)
 
 
 def _crisis_bundle(source: Path, out: Path, version: str, metrics: list[Path]) -> CrisisBundle | None:
