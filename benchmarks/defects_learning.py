@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from support.defect_models import ResNet, TrainedInspector
 from support.peers import buildable
@@ -157,16 +158,47 @@ def markdown(models: dict[str, dict[str, Any]]) -> str:
     return reports.table((*header, "AUC", "measured FPR / recall at 1 % promised"), rows)
 
 
-def plot(runs: dict[str, DefectRun], path: Path) -> None:
+def roc_of(found: DefectRun) -> dict[str, dict[str, list[float]]]:
+    """ROC of any defect at 200 rates, of single images and of picks from all their views."""
+    part, rates = found.parts["official"], np.linspace(0, 1, 201)
+    curves = {
+        "image": curve_of(part.images, "combined"),
+        "pick, all views": curve_of(part.whole, "combined"),
+    }
+    return {
+        unit: {"fpr": rates.round(3).tolist(), "recall": np.interp(rates, c.fpr, c.recall).round(4).tolist()}
+        for unit, c in curves.items()
+    }
+
+
+def plot(models: dict[str, dict[str, Any]], path: Path) -> None:
     """ROC of single images and of picks from all their views."""
     figure, axes = plots.new_axes()
-    for name, style in zip(runs, ("-", "--", ":"), strict=False):
-        part = runs[name].parts["official"]
-        for unit, results, colour in (("image", part.images, "C0"), ("pick, all views", part.whole, "C1")):
-            curve = curve_of(results, "combined")
-            axes.plot(curve.fpr, curve.recall, style, color=colour, label=f"{name}, {unit}")
+    for name, style in zip(models, ("-", "--", ":"), strict=False):
+        for number, (unit, roc) in enumerate(models[name]["roc"].items()):
+            axes.plot(roc["fpr"], roc["recall"], style, color=f"C{number}", label=f"{name}, {unit}")
     axes.set(xlabel="false-positive rate", ylabel="recall, any defect", xlim=(0, 1), ylim=(0, 1))
     plots.finish_plot(figure, axes, path)
+
+
+def result_of(name: str, steps: int, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and judge a model, or take the kept result."""
+    kept = options.work / f"{name}-{options.seed}" / "result.json"
+    if kept.is_file():
+        print(f"{name}: {kept} is finished")
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    print(f"{name}: {seconds:.2f} s of processor per step, {steps} steps", flush=True)
+    model, task, recipe = run(name, steps, options)
+    found = judge(model, task, recipe)
+    result = {
+        **entry_of(name, model, found),
+        "roc": roc_of(found),
+        "steps": steps,
+        "processor_seconds_per_step": round(seconds, 3),
+        "passes": round(steps * task.recipe.batch_size / len(task.dataset), 2),
+    }
+    reports.write_json(kept, result)
+    return result
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -214,26 +246,17 @@ def main() -> None:
     steps = recipe_of("nano", options).budget.max_steps
     assert steps is not None
     budget = steps * seconds["nano"]
-    models, runs = {}, {}
+    models = {}
     with flushed_denormals():
         for name in names:
-            number = round(budget / seconds[name])
-            print(f"{name}: {seconds[name]:.2f} s of processor per step, {number} steps", flush=True)
-            model, task, recipe = run(name, number, options)
-            runs[name] = judge(model, task, recipe)
-            models[name] = {
-                **entry_of(name, model, runs[name]),
-                "steps": number,
-                "processor_seconds_per_step": round(seconds[name], 3),
-                "passes": round(number * task.recipe.batch_size / len(task.dataset), 2),
-            }
+            models[name] = result_of(name, round(budget / seconds[name]), seconds[name], options)
             print(markdown(models), flush=True)
     facts = reports.environment(packages=("torch", "torchvision"))
     path = reports.new_folder(options.out) / f"{NAME}-{reports.device_slug(facts)}.json"
     document = {"benchmark": NAME, "settings": settings_of(options), "models": models}
     document["training_device"] = describe_device(select_device(options.device))
     reports.write_json(path, {**document, **facts})
-    plot(runs, path.with_suffix(".png"))
+    plot(models, path.with_suffix(".png"))
     print(path)
 
 
