@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from mca_perception.datasets.armbench_defects import OPENED, DefectView
 
-__all__ = ["CLUES", "clue_loss", "clues_of", "read_clues"]
+__all__ = ["CLUES", "clues_of", "read_clues"]
 
 CLUES = ("seam between items", "opening")
 
 _SEAM_WIDTH = 5
-_POSITIVE_WEIGHT = 3.0
-"""Of patches with a clue, which are few."""
 
 
 def read_clues(view: DefectView, height: int, width: int) -> NDArray[np.uint8] | None:
@@ -48,19 +43,3 @@ def clues_of(parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
     lowest = cv2.erode(np.where(items == 0, OPENED, items), around)
     seam = (items > 0) & (highest != lowest)
     return np.stack([seam, opening, np.zeros_like(seam)], axis=-1).astype(np.uint8) * 255
-
-
-def clue_loss(logits: Tensor, clues: Tensor) -> Tensor:
-    """Binary cross-entropy of every patch: does a clue fall into it?
-
-    Args:
-        logits: ``[N, T, 2]`` of a square grid of patches, row by row.
-        clues: uint8 ``[N, 2, S, S]``, from 128 where there is one.
-
-    Returns:
-        Mean over images, patches and kinds.
-    """
-    side = round(logits.shape[1] ** 0.5)
-    truth = F.adaptive_max_pool2d((clues > 127).float(), side).flatten(2).transpose(1, 2)
-    weight = torch.full((), _POSITIVE_WEIGHT, device=logits.device)
-    return F.binary_cross_entropy_with_logits(logits.float(), truth, pos_weight=weight)

@@ -20,9 +20,8 @@ from mca_perception.datasets.armbench_defects import (
 )
 from mca_perception.datasets.loading import training_loader
 from mca_perception.defects.calibration import HeldOut
-from mca_perception.defects.clues import clue_loss
 from mca_perception.defects.data import DefectDataset, PickSample, pick_label, read_crop
-from mca_perception.defects.losses import class_balanced_weights, focal_loss
+from mca_perception.defects.losses import class_balanced_weights, clue_loss, focal_loss
 from mca_perception.defects.metrics import curves, recall_at_fpr
 from mca_perception.defects.model import DefectConfig, DefectHead
 from mca_perception.defects.recipe import DefectsRecipe

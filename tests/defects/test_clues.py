@@ -12,8 +12,9 @@ import torch
 
 from mca_perception.backbone import create_backbone
 from mca_perception.datasets.armbench_defects import OPENED, PARTS, DefectPick, read_defect_images
-from mca_perception.defects.clues import clue_loss, clues_of, read_clues
+from mca_perception.defects.clues import clues_of, read_clues
 from mca_perception.defects.data import DefectDataset, PickSample
+from mca_perception.defects.losses import clue_loss
 from mca_perception.defects.model import DefectConfig, DefectHead, Details
 from mca_perception.defects.recipe import DefectsRecipe
 from mca_perception.defects.task import DefectTask
