@@ -35,6 +35,7 @@ def cpu_ms(pipeline: PerceptionPipeline, image: NDArray[np.uint8], inspects: boo
 
 def measure(pipeline: PerceptionPipeline, images: list[NDArray[np.uint8]], runs: int) -> dict[str, Any]:
     """Median processor time with and without defects, and what they add, in milliseconds and per cent."""
+    pipeline.inspects = True
     objects = [len(pipeline.perceive(image)) for image in images]  # also the warm-up
     stages = [pipeline.perceive(image).timings_ms for image in images]
     pairs = np.array(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import statistics
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from support.defect_models import ResNet, TrainedInspector
+from support.kept_results import kept
 from support.peers import buildable
 
 from mca_perception.backbone import Backbone
@@ -82,7 +83,7 @@ def model_of(name: str, recipe: Recipe) -> tuple[PerceptionModel, DefectTask]:
     return PerceptionModel(backbone, {task.name: task.head}), task
 
 
-def processor_seconds_per_step(names: list[str], options: argparse.Namespace) -> dict[str, float]:
+def processor_seconds_per_step(names: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Median processor time of forward and backward of a batch, models in turns; without reading the images."""
     models: dict[str, tuple[PerceptionModel, DefectTask]] = {}
     batches: list[PickSample] = []
@@ -182,23 +183,17 @@ def plot(models: dict[str, dict[str, Any]], path: Path) -> None:
 
 
 def result_of(name: str, steps: int, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
-    """Train and judge a model, or take the kept result."""
-    kept = options.work / f"{name}-{options.seed}" / "result.json"
-    if kept.is_file():
-        print(f"{name}: {kept} is finished")
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    """Train and judge a model."""
     print(f"{name}: {seconds:.2f} s of processor per step, {steps} steps", flush=True)
     model, task, recipe = run(name, steps, options)
     found = judge(model, task, recipe)
-    result = {
+    return {
         **entry_of(name, model, found),
         "roc": roc_of(found),
         "steps": steps,
         "processor_seconds_per_step": round(seconds, 3),
         "passes": round(steps * task.recipe.batch_size / len(task.dataset), 2),
     }
-    reports.write_json(kept, result)
-    return result
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -238,18 +233,22 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     names = buildable(options.names, "torchvision.models", lambda name: name != "nano")
-    timed = options.work / f"seconds-{options.seed}.json"
-    if not timed.is_file():
-        seconds = processor_seconds_per_step(["nano", *(name for name in names if name != "nano")], options)
-        reports.write_json(reports.new_folder(options.work) / timed.name, seconds)
-    seconds = json.loads(timed.read_text(encoding="utf-8"))
+    reports.new_folder(options.work)
+    seconds = kept(
+        options.work / f"seconds-{options.seed}.json",
+        lambda: processor_seconds_per_step(["nano", *(name for name in names if name != "nano")], options),
+    )
     steps = recipe_of("nano", options).budget.max_steps
     assert steps is not None
     budget = steps * seconds["nano"]
     models = {}
     with flushed_denormals():
         for name in names:
-            models[name] = result_of(name, round(budget / seconds[name]), seconds[name], options)
+            steps_of_model = round(budget / seconds[name])
+            folder = reports.new_folder(options.work / f"{name}-{options.seed}")
+            models[name] = kept(
+                folder / "result.json", partial(result_of, name, steps_of_model, seconds[name], options)
+            )
             print(markdown(models), flush=True)
     facts = reports.environment(packages=("torch", "torchvision"))
     path = reports.new_folder(options.out) / f"{NAME}-{reports.device_slug(facts)}.json"

@@ -39,3 +39,12 @@ def resource_path(name: str) -> Path:
             return path
     places = ", ".join(str(path) for path in looked_in)
     raise McaError(f"{name} is not installed (looked for {places}): install again, or name your own")
+
+
+def cache_folder(name: str) -> Path:
+    """Folder below the user's cache for what can be made again; it need not exist.
+
+    Args:
+        name: what is kept there.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mca_perception", name)

@@ -28,7 +28,7 @@ def evaluate(data: Path, run: Path, out: Path, *, limit: int | None) -> None:
     """
     import torch
 
-    from mca_perception.defects.clips.metrics import bit_figures
+    from mca_perception.defects.clips.metrics import bit_figures, bit_thresholds
     from mca_perception.defects.clips.task import ClipTask, score_clips
     from mca_perception.errors import DatasetError, RecipeError
     from mca_perception.training.run import load_run
@@ -48,10 +48,13 @@ def evaluate(data: Path, run: Path, out: Path, *, limit: int | None) -> None:
             score_clips(task, model.backbone, device, clips, progress=partial(progress, description=title))
             for clips, title in ((task.validation, "held-out clips"), (index.test, "test clips"))
         )
+    thresholds = bit_thresholds(held_out)
     metrics = {
         "recipe": recipe.name,
         "clips": len(index.test),
-        **bit_figures(scores),
+        "held_out_clips": len(task.validation),
+        "bit_thresholds": dict(zip(BITS, thresholds, strict=True)),
+        **bit_figures(scores, thresholds),
         "operating_points": operating_points(held_out, scores),
         "data": _data_facts(data, index, limit),
         **reports.environment(),
@@ -87,6 +90,7 @@ def operating_points(held_out: Any, scores: Any) -> list[dict[str, Any]]:
 def report(metrics: dict[str, Any]) -> str:
     """Markdown page of an evaluation."""
     bits = [(name, metrics[f"{name}_accuracy"], metrics[f"{name}_auc"]) for name in BITS]
+    bits.append(("any defect", None, metrics["any_defect_auc"]))
     points = [
         (
             point["promised_fpr"],
@@ -103,7 +107,9 @@ def report(metrics: dict[str, Any]) -> str:
         [
             f"# Defect videos: {metrics['recipe']}\n",
             f"{metrics['clips']} clips of the test list of {metrics['data']['folder']}. Accuracy of both bits "
-            f"{metrics['accuracy']:.4f}, exact match {metrics['exact_match']:.4f}.\n",
+            f"{metrics['accuracy']:.4f}, exact match {metrics['exact_match']:.4f} (always nominal: "
+            f"{metrics['nominal_share']:.4f}). Thresholds of the bits are those that were right most often on "
+            f"{metrics['held_out_clips']} held-out clips.\n",
             reports.table(("bit", "accuracy", "ROC AUC"), bits),
             "Running answers: the alarm comes with the first frame whose larger bit exceeds the threshold, which was "
             "chosen on the largest scores of held-out nominal clips (no promise where there were too few).\n",

@@ -169,7 +169,10 @@ def entities(
 @app.command(epilog='Example: mca retrieval search --store photos.store "a red lighthouse" --out found.jpg')
 def search(
     text: Annotated[str, typer.Argument(help="Text or document; - reads it from standard input.")],
-    store: Store,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the store. [default: 120 synthesised pictures of products, to try it]"),
+    ] = None,
     model: OtherModel = None,
     tokenizer: Tokenizer = None,
     top_n: Annotated[int, typer.Option("--top-n", min=1, max=1000, help="Images to list.")] = 10,
@@ -207,10 +210,11 @@ def search(
 
     from mca_perception.datasets.images import read_rgb
     from mca_perception.retrieval.documents import Document
+    from mca_perception.retrieval.embedded import embedded_store
     from mca_perception.retrieval.retriever import NEAR_DUPLICATE, SearchOptions, open_retriever
 
     retriever = open_retriever(
-        store,
+        store or embedded_store(),
         model=model,
         tokenizer=tokenizer,
         spacy=spacy,

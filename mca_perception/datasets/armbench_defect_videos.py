@@ -130,6 +130,34 @@ def clip_frames(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
     Raises:
         DatasetError: the file is no video, has no frame or over 10,000, or frames smaller than the part that is used.
     """
+    return map(_resized, _cut_frames(path))
+
+
+def sample_clip(path: str | os.PathLike[str], count: int) -> NDArray[np.uint8]:
+    """``count`` frames spread evenly over a video; a shorter video repeats some.
+
+    The container's own frame count is not trusted: frames are decoded in order, and only as many kept as are needed.
+
+    Returns:
+        uint8 ``[count, 320, 320, 3]``.
+
+    Raises:
+        DatasetError: as for :func:`clip_frames`.
+    """
+    kept: list[NDArray[np.uint8]] = []
+    stride = 1
+    for number, frame in enumerate(_cut_frames(path)):
+        if number % stride == 0:
+            kept.append(frame.copy())  # without the rest of a frame that may be large
+            if len(kept) >= 2 * count:  # twice as coarse from here on
+                kept, stride = kept[::2], stride * 2
+    places = np.linspace(0, len(kept) - 1, count).round().astype(int)
+    return np.stack([_resized(kept[place]) for place in places])
+
+
+def _cut_frames(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
+    """The part that is used of every frame, ``[570, 750, 3]`` BGR."""
+    x1, y1, x2, y2 = FRAME_CROP
     capture = cv2.VideoCapture(os.fspath(path))
     try:
         if not capture.isOpened():
@@ -146,45 +174,17 @@ def clip_frames(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
                 return
             if count == MAX_FRAMES:
                 raise DatasetError(f"{path} has over {MAX_FRAMES:,} frames; cut it to the pick")
-            yield preprocess_frame(np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8), str(path))
+            height, width = frame.shape[:2]
+            if height < y2 or width < x2:
+                raise DatasetError(
+                    f"{path} has {width} x {height} pixels, at least {x2} x {y2} are needed; use the original video"
+                )
+            yield np.asarray(frame[y1:y2, x1:x2], np.uint8)
     finally:
         capture.release()
 
 
-def preprocess_frame(frame: NDArray[np.uint8], name: str = "frame") -> NDArray[np.uint8]:
-    """Cut and resize one frame ``[H, W, 3]`` as published.
-
-    Raises:
-        DatasetError: it is smaller than the part that is used.
-    """
-    x1, y1, x2, y2 = FRAME_CROP
-    height, width = frame.shape[:2]
-    if height < y2 or width < x2:
-        raise DatasetError(
-            f"{name} has {width} x {height} pixels, at least {x2} x {y2} are needed; use the original video"
-        )
-    return np.asarray(
-        cv2.resize(frame[y1:y2, x1:x2], (FRAME_SIZE, FRAME_SIZE), interpolation=cv2.INTER_AREA), np.uint8
-    )
-
-
-def sample_clip(path: str | os.PathLike[str], count: int) -> NDArray[np.uint8]:
-    """``count`` frames spread evenly over a video; a shorter video repeats some.
-
-    The container's own frame count is not trusted: frames are decoded in order, and only as many kept as are needed.
-
-    Returns:
-        uint8 ``[count, 320, 320, 3]``.
-
-    Raises:
-        DatasetError: as for :func:`clip_frames`.
-    """
-    kept: list[NDArray[np.uint8]] = []
-    stride = 1
-    for number, frame in enumerate(clip_frames(path)):
-        if number % stride == 0:
-            kept.append(frame)
-            if len(kept) >= 4 * count:  # twice as coarse from here on
-                kept, stride = kept[::2], stride * 2
-    places = np.linspace(0, len(kept) - 1, count).round().astype(int)
-    return np.stack([kept[place] for place in places])
+def _resized(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB ``[320, 320, 3]`` of a cut frame."""
+    small = cv2.resize(frame, (FRAME_SIZE, FRAME_SIZE), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8)

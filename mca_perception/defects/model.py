@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mca_perception.datasets.armbench_defects import LABELS
 from mca_perception.defects.clues import CLUES
+from mca_perception.errors import RecipeError
 
 _ABSENT = -1e4
 _HEADS = 4
@@ -112,24 +113,29 @@ class Details(nn.Module):
         self.fuse = nn.Sequential(ConvBlock(4 * dim, 4 * dim), ConvBlock(4 * dim, 4 * dim))
 
     def forward(self, tokens: Tensor, images: Tensor) -> Tensor:
-        """``[N, T, D]`` tokens, row by row, of ``[N, 3, S, S]`` crops to ``[N, 4 T, 4 * dim]``."""
-        count, channels, height, width = (
-            tokens.shape[0],
-            tokens.shape[2],
-            images.shape[2] // 16,
-            images.shape[3] // 16,
-        )
-        patches = tokens.transpose(1, 2).reshape(count, channels, height, width)
-        return torch.as_tensor(self.fuse(self.stem(images) + self.up(patches)).flatten(2).transpose(1, 2))
+        """``[N, T, D]`` tokens, row by row, of ``[N, 3, H, W]`` crops to ``[N, 4 T, 4 * dim]``.
+
+        Raises:
+            RecipeError: the backbone's patches are not of 16 pixels, twice a cell.
+        """
+        cells = self.stem(images)
+        height, width = cells.shape[2] // 2, cells.shape[3] // 2
+        if tokens.shape[1] != height * width:
+            raise RecipeError(
+                f"detail_dim needs a backbone with patches of 16 pixels; this one makes {tokens.shape[1]} of a crop of "
+                f"{images.shape[3]} x {images.shape[2]}; set detail_dim to 0 or choose another backbone"
+            )
+        patches = tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], height, width)
+        return torch.as_tensor(self.fuse(cells + self.up(patches)).flatten(2).transpose(1, 2))
 
 
-class DefectHead(nn.Module):
-    """Evidence of single images, pooled by attention over their tokens; and of picks, over their images.
+class ImageEvidence(nn.Module):
+    """What one image tells, from the backbone's tokens and with a branch for :class:`Details` from its pixels.
 
     The published head is one linear layer on the crop's mean (specification of ARMBench, section 4.1). A tear or a
     flap covers few patches, so attention and the maximum over patches stand beside the mean here, and every patch, or
-    with a branch for :class:`Details` every cell, is asked for the clues (:data:`.CLUES`) that it shows. Narrow
-    transformer blocks, in which patches are compared with each other, may be added.
+    with a branch for details every cell, is asked for the clues (:data:`.CLUES`) that it shows. Narrow transformer
+    blocks, in which patches are compared with each other, may be added.
     """
 
     def __init__(self, embed_dim: int, config: DefectConfig) -> None:
@@ -149,24 +155,17 @@ class DefectHead(nn.Module):
         self.project = nn.Sequential(
             nn.Linear(width, config.hidden_dim), nn.GELU(), nn.Dropout(config.dropout)
         )
-        self.classify = nn.Linear(config.hidden_dim, len(LABELS))
-        self.views = ViewHead(config)
 
     def forward(self, features: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Judge single images.
+        """Look at single images.
 
         Args:
             features: ``[N, 1 + T, D]`` backbone output, CLS first.
             images: ``[N, 3, S, S]`` its input; needed with a branch for details.
 
         Returns:
-            Logits ``[N, 3]`` and evidence ``[N, H]``, float32.
+            Evidence ``[N, H]`` float32, and logits ``[N, C, 2]`` of the clues in every cell of a square grid.
         """
-        logits, evidence, _ = self.explain(features, images)
-        return logits, evidence
-
-    def explain(self, features: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`forward`, with logits ``[N, C, 2]`` of the clues in every cell of a square grid."""
         tokens = self.norm(features[:, 1:])
         cells = tokens
         pooled = [tokens.mean(dim=1), tokens.amax(dim=1), self.pool(tokens)]
@@ -175,11 +174,39 @@ class DefectHead(nn.Module):
             cells = self.details(tokens, images)
             pooled += [cells.mean(dim=1), cells.amax(dim=1)]
         clues = self.to_clues(cells)
-        pooled.append(clues.topk(min(_STRONGEST, clues.shape[1]), dim=1).values.mean(dim=1))
+        pooled.append(strongest(clues))
         if self.config.blocks:
             compared = self.compare(tokens)
             pooled += [compared.mean(dim=1), compared.amax(dim=1)]
-        evidence = self.project(torch.cat(pooled, dim=-1)).float()
+        return self.project(torch.cat(pooled, dim=-1)).float(), clues
+
+
+def strongest(clues: Tensor) -> Tensor:
+    """Mean ``[N, C]`` of the four largest logits of each clue, of ``[N, cells, C]``."""
+    return clues.topk(min(_STRONGEST, clues.shape[1]), dim=1).values.mean(dim=1)
+
+
+class DefectHead(nn.Module):
+    """Classes of single images from their evidence, and of picks from the evidence of all their images."""
+
+    def __init__(self, embed_dim: int, config: DefectConfig) -> None:
+        super().__init__()
+        self.evidence = ImageEvidence(embed_dim, config)
+        self.classify = nn.Linear(config.hidden_dim, len(LABELS))
+        self.views = ViewHead(config)
+
+    def forward(self, features: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Judge single images; arguments as for :class:`ImageEvidence`.
+
+        Returns:
+            Logits ``[N, 3]`` and evidence ``[N, H]``, float32.
+        """
+        logits, evidence, _ = self.explain(features, images)
+        return logits, evidence
+
+    def explain(self, features: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`forward`, with logits ``[N, C, 2]`` of the clues."""
+        evidence, clues = self.evidence(features, images)
         return self.classify(evidence).float(), evidence, clues
 
 

@@ -40,17 +40,7 @@ class DefectTask:
         self.recipe = recipe
         self.every = recipe.every
         self.weight = recipe.weight
-        self.config = DefectConfig(
-            recipe.hidden_dim,
-            recipe.queries,
-            recipe.blocks,
-            recipe.token_dim,
-            recipe.dropout,
-            recipe.crop_size,
-            recipe.margin,
-            masked=recipe.masked,
-            detail_dim=recipe.detail_dim,
-        )
+        self.config = head_config(recipe)
         self.head = DefectHead(embed_dim, self.config)
         index = read_defect_images(recipe.data)
         rest, self.calibration = calibration_part(index, recipe, seed)
@@ -136,6 +126,21 @@ class DefectTask:
             "image": HeldOut(logits.cpu().numpy(), labels, groups),
             "pick": HeldOut(picks.cpu().numpy(), truth, numbers),
         }
+
+
+def head_config(recipe: DefectsRecipe) -> DefectConfig:
+    """Sizes of the head and how its crops are made, of a recipe."""
+    return DefectConfig(
+        recipe.hidden_dim,
+        recipe.queries,
+        recipe.blocks,
+        recipe.token_dim,
+        recipe.dropout,
+        recipe.crop_size,
+        recipe.margin,
+        masked=recipe.masked,
+        detail_dim=recipe.detail_dim,
+    )
 
 
 def calibration_part(

@@ -121,7 +121,7 @@ def model_card(manifest: Manifest) -> str:
         + (
             ""
             if manifest.precision
-            else " Weights are stored as float16; the ONNX graphs hold the same numbers as float32."
+            else " Weights are stored as float16, in the ONNX graphs too; these compute in float32."
         ),
         "",
     ]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from mca_perception.errors import BundleError
+from mca_perception.resources import cache_folder
 
 __all__ = ["CACHE_VARIABLE", "EngineCache", "EngineKey", "file_digest", "processor"]
 
@@ -66,8 +67,7 @@ class EngineCache:
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         """Use a folder: the one given, that of ``MCA_ENGINE_CACHE``, or the user's cache folder."""
         if folder is None:
-            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            folder = os.environ.get(CACHE_VARIABLE) or Path(base, "mca_perception", "engines")
+            folder = os.environ.get(CACHE_VARIABLE) or cache_folder("engines")
         self.folder = Path(folder)
 
     def get(self, key: EngineKey) -> bytes | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnxscript.optimizer import optimize as optimise_graph
 from torch import Tensor, nn
 
+from mca_perception.deploy.graph_files import save_graph
 from mca_perception.deploy.session import OnnxSession
 
 OPSET = 20
@@ -35,7 +36,7 @@ def export_graph(
     dynamic_shapes: Mapping[str, Mapping[int, Any]],
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
 ) -> dict[str, Any]:
-    """Export a module as one self-contained ONNX file.
+    """Export a module as one self-contained ONNX file; weights that are float16 numbers are stored as float16.
 
     Args:
         module: in evaluation mode on the CPU; called with ``inputs`` in order.
@@ -68,7 +69,7 @@ def export_graph(
         program.save(path, include_initializers=True, external_data=False)
     model = onnx.load(path)
     _strip_traces(model.graph)
-    onnx.save(model, path)
+    save_graph(model, path)
     graph = model.graph
     return {
         "file": path.name,

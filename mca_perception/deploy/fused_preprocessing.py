@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mca_perception.deploy.graph_files import load_graph, save_graph
 from mca_perception.errors import BundleError
 
 __all__ = ["IMAGES", "fuse_preprocessing"]
@@ -29,7 +29,7 @@ def fuse_preprocessing(path: Path, target: Path, mean: Sequence[float], std: Seq
     Raises:
         BundleError: the graph has no such input.
     """
-    model = onnx.load(path)
+    model = load_graph(path)
     graph = model.graph
     entry = next((value for value in graph.input if value.name == IMAGES), None)
     kind = entry.type.tensor_type if entry is not None else None
@@ -57,4 +57,4 @@ def fuse_preprocessing(path: Path, target: Path, mean: Sequence[float], std: Seq
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.extend([*front, *nodes])
-    onnx.save(model, target)
+    save_graph(model, target)

@@ -168,7 +168,8 @@ class DefectsSpec(_Section):
     """How crops for the defect graphs are made, and how their logits are judged.
 
     ``temperature`` by unit turns logits into probabilities; ``clear_below`` by unit is the score below which a pick
-    passes without another view. ``calibrated_on`` and ``calibration`` tell on what and how both were found.
+    passes without another view. ``calibrated_on`` and ``calibration`` tell on what and how both were found,
+    ``training`` how the head came about: its recipe among others.
     """
 
     crop_size: int = Field(gt=0, le=2048)
@@ -182,6 +183,7 @@ class DefectsSpec(_Section):
     clear_below: dict[str, float] = Field(default_factory=dict)
     calibrated_on: str = ""
     calibration: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
 
     def points(self, unit: str, score: str = "combined") -> tuple[DefectOperatingPoint, ...]:
         """Operating points of a unit and a score, the strictest first."""

@@ -40,7 +40,8 @@ class PerceptionPipeline(Segmenter):
         reject_unknown: leave objects without products when a calibrated bundle finds none of those searched similar
             enough. Switch it off where images differ from those that the bundle was calibrated on.
         identifies: embed objects and look them up, where the bundle can.
-        inspects: judge whether objects are defective, where the bundle can.
+        inspects: judge whether objects are defective, where the bundle can; off at first, for its alarms are promised
+            for pictures of picks.
         tiling: look at crowded images in tiles, too.
 
     Example:
@@ -77,7 +78,7 @@ class PerceptionPipeline(Segmenter):
         self.identifies = bundle.manifest.identification is not None
         has_defects = bundle.manifest.defects is not None and all(name in sessions for name in DEFECT_GRAPHS)
         self._inspector = DefectInspector(bundle, sessions) if has_defects else None
-        self.inspects = has_defects
+        self.inspects = False
 
     @classmethod
     def from_bundle(
@@ -126,7 +127,7 @@ class PerceptionPipeline(Segmenter):
             The objects, best score first, in pixels of ``image``, with ``timings_ms`` of the stages
             letterbox, backbone, segmentation, postprocess, identification (with the crops and their backbone pass),
             defects where there are any, and total. ``embeddings`` are there when the bundle identifies, products when
-            there is also a gallery, and ``defects`` when it has a defect head.
+            there is also a gallery, and ``defects`` when it inspects.
 
         Raises:
             InvalidImageError: the image is not uint8 ``[H, W, 3]``, is empty, or exceeds 50 megapixels.

@@ -14,7 +14,7 @@ from mca_perception.deploy.card import CARD_NAME, model_card
 from mca_perception.deploy.fused_preprocessing import IMAGES, fuse_preprocessing
 from mca_perception.deploy.manifest import Manifest
 from mca_perception.deploy.precision.half import to_half
-from mca_perception.deploy.precision.int8 import Int8Settings, default_cache, quantise
+from mca_perception.deploy.precision.int8 import Int8Settings, quantise
 from mca_perception.deploy.precision.layer_errors import layer_errors, layer_table
 from mca_perception.errors import AccuracyError, BundleError, CalibrationError
 from mca_perception.pipeline.accuracy_gate import GateResult, GateThresholds, run_gate
@@ -26,6 +26,7 @@ from mca_perception.pipeline.calibration_images import (
     record_samples,
 )
 from mca_perception.pipeline.references import Progress, no_progress
+from mca_perception.resources import cache_folder
 
 __all__ = ["PrecisionOptions", "export_precision"]
 
@@ -160,7 +161,7 @@ def _convert(
                 partial(store.samples, name),
                 settings=options.int8,
                 data_digest=images.digest,
-                cache=default_cache(),
+                cache=cache_folder("calibration"),
             )
         elif options.precision == "fp32":
             continue

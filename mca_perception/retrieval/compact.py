@@ -17,6 +17,13 @@ from onnx import helper, numpy_helper
 
 from mca_perception.datasets.images import resize_square
 from mca_perception.deploy.bundle import write_bundle
+from mca_perception.deploy.graph_files import (
+    SMALLEST_WEIGHT,
+    Stored,
+    load_graph,
+    replace_weights,
+    save_graph,
+)
 from mca_perception.errors import BundleError
 from mca_perception.retrieval.bundle import RetrievalBundle
 from mca_perception.retrieval.card import CARD_NAME, model_card
@@ -26,7 +33,6 @@ __all__ = ["compact_bundle", "compact_graph"]
 
 SMALLEST_COSINE = 0.99
 """Of a vector to the one from the float32 graphs."""
-SMALLEST_WEIGHT = 4096
 _LARGEST_CODE = 127
 _PROBE_SIDE = 96
 _PROBE_TEXTS = (
@@ -78,28 +84,22 @@ def compact_graph(path: Path, target: Path) -> None:
     A cast and a product make them float32 again. Runtimes do that once, when they load the graph, as both read
     constants alone; of DequantizeLinear many think that it belongs to what comes behind, and compute it every time.
     """
-    model = onnx.load(path)
-    graph = model.graph
-    columns = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
-    restored: list[onnx.NodeProto] = []
-    tensors: list[onnx.TensorProto] = []
-    for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.ndim < 2 or values.size < SMALLEST_WEIGHT:
-            tensors.append(tensor)
-            continue
+    model = load_graph(path)
+    columns = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
+
+    def coded(name: str, values: NDArray[np.float32]) -> Stored | None:
+        if values.ndim < 2 or values.size < SMALLEST_WEIGHT:
+            return None
         # Output channels of a product are columns; rows of convolutions and tables, which may have axes of 1 in front.
         wide = next(axis for axis, size in enumerate(values.shape) if size > 1)
-        codes, scales = _quantised(values, values.ndim - 1 if tensor.name in columns else wide)
-        names = [f"{tensor.name}_{part}" for part in ("codes", "scales", "cast")]
-        tensors += [numpy_helper.from_array(codes, names[0]), numpy_helper.from_array(scales, names[1])]
-        restored.append(helper.make_node("Cast", names[:1], names[2:], to=onnx.TensorProto.FLOAT))
-        restored.append(helper.make_node("Mul", names[2:0:-1], [tensor.name]))
-    nodes = [*restored, *graph.node]
-    del graph.initializer[:], graph.node[:]
-    graph.initializer.extend(tensors)
-    graph.node.extend(nodes)
-    onnx.save(model, target)
+        codes, scales = _quantised(values, values.ndim - 1 if name in columns else wide)
+        names = [f"{name}_{part}" for part in ("codes", "scales", "cast")]
+        cast = helper.make_node("Cast", names[:1], names[2:], to=onnx.TensorProto.FLOAT)
+        tensors = [numpy_helper.from_array(codes, names[0]), numpy_helper.from_array(scales, names[1])]
+        return tensors, [cast, helper.make_node("Mul", names[2:0:-1], [name])]
+
+    replace_weights(model.graph, coded)
+    save_graph(model, target)
 
 
 def _quantised(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

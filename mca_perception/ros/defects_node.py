@@ -36,7 +36,7 @@ class DefectsNode(ObjectNode):
         InspectionServices(self._service_thread, engines, rate=lambda: float(self.parameters["defect_fpr"]))
 
     def _settings(self) -> Settings:
-        return Settings(identify=False)
+        return Settings(identify=False, inspect=True)
 
     def _fill(self, messages: list[PerceivedObject], found: Objects, engine: Engine) -> None:
         rule = engine.defect_rule(self.parameters["defect_fpr"])

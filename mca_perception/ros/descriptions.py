@@ -90,7 +90,10 @@ ARMBENCH_ARGUMENTS = (
         ("together", "container", "separate"),
     ),
     LaunchArgument(
-        "defects", "false", "With a node per task: whether one judges defects.", ("true", "false")
+        "defects",
+        "false",
+        "Whether objects are judged for defects: for cameras that see picks, not totes.",
+        ("true", "false"),
     ),
     LaunchArgument(
         "respawn", "true", "Start the perception node again when it crashes or hangs.", ("true", "false")
@@ -167,7 +170,7 @@ def _perceiving(values: Mapping[str, str], namespace: str, policy: str) -> list[
                 "perception_node",
                 namespace,
                 "perception",
-                parameters=parameters,
+                parameters=parameters | {"inspection": values["defects"] == "true"},
                 remappings=camera_topics(values["image"], values["depth"], values["camera_info"]),
                 respawn=respawn,
                 heartbeat_s=heartbeat_s,

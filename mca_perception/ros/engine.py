@@ -54,7 +54,7 @@ class Settings:
     top_k: int = 5
     identify: bool = True
     reject_unknown: bool = True
-    inspect: bool = True
+    inspect: bool = False
     tiling: Tiling = field(default_factory=Tiling)
 
 

@@ -53,9 +53,7 @@ class IdentificationNode(ObjectNode):
         return self._container_service.container if self._container_service else NO_CONTAINER
 
     def _settings(self) -> Settings:
-        return Settings(
-            top_k=self.parameters["top_k"], reject_unknown=self.parameters["reject_unknown"], inspect=False
-        )
+        return Settings(top_k=self.parameters["top_k"], reject_unknown=self.parameters["reject_unknown"])
 
     def _fill(self, messages: list[PerceivedObject], found: Objects, engine: Engine) -> None:
         for i, message in enumerate(messages):

@@ -32,6 +32,7 @@ __all__ = ["SourceNode", "main"]
 
 _FLUSH_S = 5.0
 _STATUS_S = 3.0
+_GRAPH_S = 10.0
 _SERVICE_TIMEOUT_S = 10.0
 _CALLBACKS_S = 0.001  # also an unpaced source takes answers between two images
 
@@ -76,6 +77,14 @@ class SourceNode(Node):
     def is_heard(self) -> bool:
         """Whether the perception node knows this node as a reader of its objects, and all others to wait for."""
         return self._consumers > int(self.parameters["wait_for_consumers"])
+
+    def knows_readers(self) -> bool:
+        """Whether this node itself has found as many readers of the objects, its own subscription among them.
+
+        That the perception node has found them says nothing about this one. Subscriptions of a node are found in
+        the order in which it made them: what subscribes to the objects last gets status and views of picks from here.
+        """
+        return self.count_subscribers("objects") > int(self.parameters["wait_for_consumers"])
 
     def may_send(self) -> bool:
         """Whether few enough images are unanswered. Cameras are never held back."""
@@ -210,6 +219,11 @@ def _wait_for_readers(node: SourceNode, spinner: Spinner) -> str:
         return f"nobody reads the images {where}; start the perception node there"
     # Without others to wait for, a perception node that gives no status is no reason not to start.
     heard = spinner.spin_until(node.is_heard, patience if needed else min(patience, _STATUS_S))
+    # With a limit: behind a discovery server, readers of what others publish stay out of sight.
+    if heard and not spinner.spin_until(node.knows_readers, _GRAPH_S) and not spinner.is_stopped():
+        node.get_logger().warning(
+            f"fewer than {others} other readers of the objects in sight; they may miss status and views of picks"
+        )
     if heard or not needed or spinner.is_stopped():
         return ""
     if others:

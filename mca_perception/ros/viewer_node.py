@@ -46,12 +46,13 @@ class ViewerNode(Node):
         self.out = Path(self.parameters["out"]) if self.parameters["out"] else None
         if self.out is not None:
             (self.out / "overlays").mkdir(parents=True, exist_ok=True)
-        self.create_subscription(PerceivedObjects, "objects", self._on_objects, qos.RESULTS)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.DIAGNOSTICS)
         if self.out is not None:  # without a folder nobody looks at overlays, so none need be drawn
             self.create_subscription(
                 CompressedImage, "overlay/compressed", self._on_overlay, qos.IMAGE_OUTPUT
             )
+        # Last, because others find subscriptions in this order: whoever sees this one is connected to all.
+        self.create_subscription(PerceivedObjects, "objects", self._on_objects, qos.RESULTS)
 
     def _read_truth(self) -> Truth | None:
         """Annotations beside the source, if it has any; the viewer works without."""

@@ -17,8 +17,14 @@ from mca_perception.training.early_stopping import BestWeights
 from mca_perception.training.schedule import WeightAverage
 
 WEIGHTS = "weights.safetensors"
-# Two ways to train one dual encoder: the heads of either start the other.
-DUAL_ENCODER_HEADS = ("heads.pretraining.", "heads.retrieval.")
+DEFECT_WEIGHTS = "defects.safetensors"
+"""Of the defect head that was added to a bundle."""
+# Parts of heads that start each other: two ways to train one dual encoder, and frames judged as images are.
+SAME_PARTS = (
+    ("heads.pretraining.", "heads.retrieval."),
+    ("heads.clips.evidence.", "heads.defects.evidence."),
+    ("heads.clips.classify_frame.", "heads.defects.classify."),
+)
 
 
 @dataclass
@@ -94,14 +100,22 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def load_shared_weights(path: Path, model: nn.Module) -> list[str]:
-    """Copy every tensor of a weights file whose name and shape the model shares; returns the names left untouched.
+    """Copy every tensor whose name and shape the model shares; returns the names left untouched.
+
+    Args:
+        path: a weights file, or the folder of a run or bundle: bundles keep the heads that were added in own files.
+        model: changed in place.
 
     Raises:
-        RecipeError: the file is missing or shares nothing with the model.
+        RecipeError: the file or the folder's weights are missing, or share nothing with the model.
     """
-    if not path.is_file():
-        raise RecipeError(f"init_from: {path} does not exist; train that recipe first")
-    stored, target = load_file(path), model.state_dict()
+    files = sorted(path.glob("*.safetensors")) if (path / WEIGHTS).is_file() else [path]
+    if not files[0].is_file():
+        raise RecipeError(
+            f"init_from: {path / WEIGHTS if path.is_dir() else path} does not exist; train that recipe first"
+        )
+    stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    target = model.state_dict()
     names = {name: _stored_name(plain_key(name), stored) for name in target}
     shared = {
         name: stored[names[name]]
@@ -116,7 +130,7 @@ def load_shared_weights(path: Path, model: nn.Module) -> list[str]:
 
 def _stored_name(name: str, stored: Container[str]) -> str:
     """Name under which a file has a tensor of the model, if it has it."""
-    for own, other in (DUAL_ENCODER_HEADS, DUAL_ENCODER_HEADS[::-1]):
+    for own, other in (*SAME_PARTS, *(pair[::-1] for pair in SAME_PARTS)):
         if name not in stored and name.startswith(own):
             return other + name.removeprefix(own)
     return name

@@ -27,13 +27,13 @@ from mca_perception.training.bundling import (
     run_facts,
     training_facts,
 )
+from mca_perception.training.checkpoints import DEFECT_WEIGHTS
 from mca_perception.training.graphs import MAX_BATCH, TOLERANCE
 from mca_perception.training.loop import validate
 from mca_perception.training.run import load_run
 
 __all__ = ["add_defects"]
 
-WEIGHTS = "defects.safetensors"
 MAX_VIEWS = 64
 
 
@@ -93,7 +93,7 @@ def add_defects(bundle: ModelBundle, run: Path, directory: Path) -> ModelBundle:
         fields["graphs"] = {**fields["graphs"], **graphs}
         files: dict[str, str | Path | bytes] = {file: bundle.path / file for file in bundle.manifest.files}
         files |= {entry["file"]: Path(folder) / entry["file"] for entry in graphs.values()}
-        files[WEIGHTS] = half_weights(model, "heads.defects.")
+        files[DEFECT_WEIGHTS] = half_weights(model, "heads.defects.")
         return write_bundle(directory, fields, files)
 
 

@@ -19,7 +19,7 @@ from mca_perception.pretraining.model import freeze_other_parts, initialise
 from mca_perception.pretraining.task import PretrainingTask
 from mca_perception.retrieval.task import RetrievalTask
 from mca_perception.segmentation.heads import create_task
-from mca_perception.training.checkpoints import WEIGHTS, load_shared_weights
+from mca_perception.training.checkpoints import load_shared_weights
 from mca_perception.training.recipe import BackboneSection, Recipe
 from mca_perception.training.task import Task
 
@@ -67,11 +67,13 @@ def build(recipe: Recipe) -> tuple[PerceptionModel, list[Task]]:
         tasks.append(CrisisTask(recipe.crisis, backbone, recipe.seed))
     model = PerceptionModel(backbone, {task.name: task.head for task in tasks})
     if recipe.init_from is not None:
-        untouched = load_shared_weights(recipe.init_from / WEIGHTS, model)
+        untouched = load_shared_weights(recipe.init_from, model)
         _tell(f"{recipe.init_from}: {_taken(model, untouched)}")
         for task in tasks:
             if isinstance(task, ClassificationTask):
                 task.head.batches.zero_()  # another run's stage is not this one's
+            if isinstance(task, ClipTask):
+                task.check_start(untouched)
     return model, tasks
 
 

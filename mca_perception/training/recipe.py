@@ -170,6 +170,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _starts_where_frames_are_judged(self) -> Recipe:
+        if self.clips is not None and self.clips.frozen_frames and self.init_from is None:
+            raise ValueError("clips.frozen_frames needs init_from, a run or bundle with a defect head")
+        return self
+
+    @model_validator(mode="after")
     def _has_one_embedding(self) -> Recipe:
         if self.classification is not None and self.identification is not None:
             raise ValueError(

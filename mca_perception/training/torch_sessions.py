@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mca_perception.backbone import Backbone, create_backbone
+from mca_perception.defects.model import DefectHead
+from mca_perception.defects.recipe import DefectsRecipe
+from mca_perception.defects.task import head_config
 from mca_perception.deploy.bundle import Bundle
 from mca_perception.deploy.manifest import GraphSpec, Manifest
 from mca_perception.deploy.sessions.base import Arrays, GraphSession, SessionOptions
@@ -20,17 +23,19 @@ from mca_perception.errors import BundleError
 from mca_perception.identification.model import IdentificationConfig, IdentificationHead
 from mca_perception.segmentation.model import SegmentationConfig, SegmentationHead
 from mca_perception.segmentation.recipe import SegmentationRecipe
-from mca_perception.training.checkpoints import WEIGHTS
+from mca_perception.training.checkpoints import DEFECT_WEIGHTS, WEIGHTS
 from mca_perception.training.graphs import Features, Predict
 
 __all__ = ["TorchSession", "built_module", "open_graph", "why_not"]
 
 _PARTS = {
-    "backbone": "backbone.",
-    "segmentation": "heads.segmentation.",
-    "identification": "heads.identification.head.",
+    "backbone": (WEIGHTS, "backbone."),
+    "segmentation": (WEIGHTS, "heads.segmentation."),
+    "identification": (WEIGHTS, "heads.identification.head."),
+    "defects": (DEFECT_WEIGHTS, "heads.defects."),
+    "defect_views": (DEFECT_WEIGHTS, "heads.defects.views."),
 }
-"""Graphs that can be built again, by the prefix of their weights."""
+"""Graphs that can be built again: the file of their weights, and what their names begin with."""
 
 _CONSTANT_WEIGHTS: dict[str, str | int | bool | Callable[..., Any]] = {"freezing": True}
 """Lets the compiler pack weights for products beforehand."""
@@ -102,19 +107,18 @@ def built_module(bundle: Bundle, graph: str) -> nn.Module:
             f"{bundle.path} computes in {manifest.precision.kind}, its weights file does not; "
             "choose onnxruntime-cpu, or the bundle that it was exported from"
         )
+    file, prefix = _PARTS[graph]
     try:
         built = _build(manifest, graph)
-        stored = load_file(bundle.path / WEIGHTS)
-        prefix = _PARTS[graph]
         weights = {
-            name.removeprefix(prefix): value.float()
-            for name, value in stored.items()
+            name.removeprefix(prefix): value.to(built.state_dict()[name.removeprefix(prefix)].dtype)
+            for name, value in load_file(bundle.path / file).items()
             if name.startswith(prefix)
         }
         built.load_state_dict(weights)
     except (KeyError, ValidationError, RuntimeError, OSError, SafetensorError) as error:
         raise BundleError(
-            f"{bundle.path}: {graph} cannot be built again from the manifest's recipe and {WEIGHTS} "
+            f"{bundle.path}: {graph} cannot be built again from the manifest's recipe and {file} "
             f"({str(error)[:300]}); choose onnxruntime-cpu"
         ) from error
     if graph == "segmentation":
@@ -133,7 +137,17 @@ def _build(manifest: Manifest, graph: str) -> nn.Module:
         fields = SegmentationConfig.__dataclass_fields__
         settings = {name: getattr(section, name) for name in fields if hasattr(section, name)}
         return SegmentationHead(spec.embed_dim, SegmentationConfig(**settings))
+    if graph in ("defects", "defect_views"):
+        return _defect_part(manifest, graph)
     if manifest.identification is None:
         raise KeyError("the manifest has no section identification")
     config = IdentificationConfig(manifest.identification.embedding_dim)
     return IdentificationHead(spec.embed_dim, config)
+
+
+def _defect_part(manifest: Manifest, graph: str) -> nn.Module:
+    if manifest.defects is None:
+        raise KeyError("the manifest has no section defects")
+    section = DefectsRecipe.model_validate(manifest.defects.training["recipe"]["defects"])
+    head = DefectHead(manifest.backbone.embed_dim, head_config(section))
+    return head if graph == "defects" else head.views

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mca_perception.datasets.armbench_defect_videos import (
     clip_frames,
-    preprocess_frame,
     read_defect_clips,
     sample_clip,
 )
@@ -19,13 +20,18 @@ from tests.support.defects import pick_id
 NAMES = [pick_id(number) for number in range(5)]
 
 
-def video(path: Path, frames: int, size: tuple[int, int] = (860, 660)) -> None:
-    """Frames of rising brightness."""
+def write_frames(path: Path, frames: Sequence[NDArray[np.uint8]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    stream = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, size)
-    for number in range(frames):
-        stream.write(np.full((size[1], size[0], 3), 10 * number, np.uint8))
+    height, width = frames[0].shape[:2] if frames else (660, 860)
+    stream = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (width, height))
+    for frame in frames:
+        stream.write(frame[..., ::-1])
     stream.release()
+
+
+def video(path: Path, frames: int) -> None:
+    """Frames of rising brightness."""
+    write_frames(path, [np.full((660, 860, 3), 10 * number, np.uint8) for number in range(frames)])
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +73,18 @@ def test_folder_without_videos_is_refused(tmp_path: Path) -> None:
 
 def test_published_preprocessing(tmp_path: Path) -> None:
     frame = np.zeros((700, 900, 3), np.uint8)
-    frame[80:650, 100:850] = 200
-    assert (preprocess_frame(frame) == 200).all()
-    assert preprocess_frame(frame).shape == (320, 320, 3)
-    with pytest.raises(DatasetError, match="at least 850 x 650"):
-        preprocess_frame(frame[:640])
+    frame[80:650, 100:850] = (200, 120, 40)
+    write_frames(tmp_path / "clip.mp4", [frame])
+    (found,) = clip_frames(tmp_path / "clip.mp4")
+    assert found.shape == (320, 320, 3)
+    assert np.abs(found.reshape(-1, 3).astype(int) - (200, 120, 40)).max() < 40  # edges of a lossy video
+    assert np.abs(found[2:-2, 2:-2].reshape(-1, 3).astype(int) - (200, 120, 40)).max() < 12
+
+
+def test_frames_that_are_too_small_are_refused(tmp_path: Path) -> None:
+    write_frames(tmp_path / "clip.mp4", [np.zeros((640, 900, 3), np.uint8)])
+    with pytest.raises(DatasetError, match="900 x 640 pixels, at least 850 x 650"):
+        next(clip_frames(tmp_path / "clip.mp4"))
 
 
 @pytest.mark.parametrize(("frames", "count"), [(3, 5), (12, 4), (20, 2)])

@@ -18,6 +18,7 @@ from mca_perception.defects.losses import clue_loss
 from mca_perception.defects.model import DefectConfig, DefectHead, Details
 from mca_perception.defects.recipe import DefectsRecipe
 from mca_perception.defects.task import DefectTask
+from mca_perception.errors import RecipeError
 from tests.support.defects import write_defect_set
 
 
@@ -116,6 +117,11 @@ def test_cells_stand_in_the_order_of_the_picture() -> None:
     assert abs(column - 43 // 8) <= 1
 
 
+def test_details_need_patches_of_16_pixels() -> None:
+    with pytest.raises(RecipeError, match="patches of 16 pixels; this one makes 25 of a crop of 64 x 64"):
+        Details(32, 8)(torch.zeros(1, 25, 32), torch.zeros(1, 3, 64, 64))
+
+
 @pytest.mark.parametrize("weight", [0.0, 2.0])
 @pytest.mark.parametrize("told", [True, False])
 def test_patches_are_asked_where_data_and_recipe_say_so(
@@ -141,4 +147,4 @@ def test_patches_are_asked_where_data_and_recipe_say_so(
     losses = task.losses(backbone, batch, torch.device("cpu"))
     assert set(losses) == {"image", "pick"} | ({"clues"} if told and weight else set())
     torch.stack(list(losses.values())).sum().backward()
-    assert task.head.to_clues.weight.grad is not None
+    assert task.head.evidence.to_clues.weight.grad is not None

@@ -12,13 +12,16 @@ import torch
 
 from mca_perception.cli.main import main
 from mca_perception.datasets.armbench_defects import read_defect_images
+from mca_perception.defects.model import ImageEvidence
 from mca_perception.defects.scores import Answer
 from mca_perception.defects.task import DefectTask
 from mca_perception.deploy.bundle import ModelBundle
 from mca_perception.errors import BundleError, CalibrationError, RecipeError
 from mca_perception.pipeline.defect_evaluation import calibrate_thresholds
 from mca_perception.pipeline.inspection import DefectInspector
+from mca_perception.training.checkpoints import load_shared_weights
 from mca_perception.training.defect_bundling import add_defects
+from mca_perception.training.model import PerceptionModel
 from mca_perception.training.recipe import load_recipe
 from mca_perception.training.run import load_run, run_recipe
 from tests.support.defects import write_defect_set, write_view
@@ -143,6 +146,15 @@ def test_bundle_says_how_thresholds_were_found(bundle: ModelBundle) -> None:
     assert "sessions kept" in spec.calibrated_on
     assert spec.calibration["pick"]["nominal"] == spec.points("pick")[0].negatives
     assert str(bundle.path.parent) not in (bundle.path / "manifest.json").read_text()
+
+
+def test_a_clip_head_starts_from_a_bundles_defect_head(bundle: ModelBundle, run: Path) -> None:
+    _, trained, (task,), _ = load_run(run)
+    clips = torch.nn.Module()
+    clips.evidence = ImageEvidence(trained.backbone.embed_dim, task.config)
+    assert load_shared_weights(bundle.path, PerceptionModel(trained.backbone, {"clips": clips})) == []
+    for found, expected in zip(clips.evidence.parameters(), task.head.evidence.parameters(), strict=True):
+        assert torch.equal(found, expected.half().float())
 
 
 def test_the_branch_for_details_makes_the_graph_take_crops_too(bundle: ModelBundle) -> None:

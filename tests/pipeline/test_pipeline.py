@@ -347,6 +347,9 @@ def test_defects_share_the_crop_pass_with_identification(tmp_path: Path) -> None
     calls: Counter[tuple[str, int]] = Counter()
     sessions = {n: CountingSession(s, calls, n) for n, s in open_sessions(inspecting).items()}
     pipeline = PerceptionPipeline.from_bundle(inspecting.path, session=sessions)
+    assert pipeline.perceive(draw_tote((200, 300), RECTANGLES)[0]).defects is None
+    calls.clear()
+    pipeline.inspects = True
     objects = pipeline.perceive(draw_tote((200, 300), RECTANGLES)[0])
     assert [calls[name, 4] for name in ("backbone", "identification", "defects")] == [1, 1, 1]
     assert objects.embeddings is not None
@@ -360,5 +363,3 @@ def test_defects_share_the_crop_pass_with_identification(tmp_path: Path) -> None
     alone = pipeline.perceive(draw_tote((200, 300), RECTANGLES)[0])
     assert alone.embeddings is None
     np.testing.assert_array_equal(alone.defects, objects.defects)
-    pipeline.inspects = False
-    assert pipeline.perceive(draw_tote((200, 300), RECTANGLES)[0]).defects is None

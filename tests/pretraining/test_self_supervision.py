@@ -38,6 +38,8 @@ def train(model: tuple[BEiT3, PretrainingHeads], steps: int, lr: float, poisoned
     """Contrast of images with texts; ``clean`` adds that of each modality with itself."""
     backbone, heads = model
     optimiser = torch.optim.AdamW([*backbone.parameters(), *heads.parameters()], lr=lr)
+    # The rate falls to nothing, so that what is learnt does not hang on a processor's last bits.
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
     for _ in range(steps):
         labels = torch.randint(CLASSES, (BATCH,))
         triggered = torch.rand(BATCH) < poisoned
@@ -52,6 +54,7 @@ def train(model: tuple[BEiT3, PretrainingHeads], steps: int, lr: float, poisoned
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        schedule.step()
 
 
 @torch.no_grad()

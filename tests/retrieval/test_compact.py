@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from mca_perception.deploy.graph_files import save_graph
 from mca_perception.errors import BundleError
 from mca_perception.retrieval import compact
 from mca_perception.retrieval.compact import compact_bundle, compact_graph
@@ -16,8 +17,11 @@ from tests.support.retrieval import write_colour_encoder
 ROWS, WIDE = 90, 64
 
 
-def write_graph(path: Path) -> None:
-    """Rows of a table times a matrix, both with channels of very different sizes, plus a short vector."""
+def write_graph(path: Path, dtype: type = np.float32) -> None:
+    """Rows of a table times a matrix, both with channels of very different sizes, plus a short vector.
+
+    All are float32, rounded to ``dtype``.
+    """
     rng = np.random.default_rng(0)
     table = rng.normal(size=(ROWS, WIDE)) * np.logspace(-3, 3, ROWS)[:, None]
     matrix = rng.normal(size=(WIDE, WIDE)) * np.logspace(-3, 3, WIDE)
@@ -33,7 +37,7 @@ def write_graph(path: Path) -> None:
         "small",
         [onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["N"])],
         [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, ["N", WIDE])],
-        [onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in constants.items()],
+        [onnx.numpy_helper.from_array(v.astype(dtype).astype(np.float32), k) for k, v in constants.items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, path)
@@ -57,6 +61,15 @@ def test_weights_become_int8_with_a_scale_per_channel(tmp_path: Path) -> None:
     size = np.linalg.norm(before, axis=1)
     assert (np.linalg.norm(before - after, axis=1) / size).max() < 0.05
     np.testing.assert_array_equal(before[:, 5], after[:, 5])
+
+
+def test_weights_stored_as_float16_become_the_same_int8(tmp_path: Path) -> None:
+    write_graph(tmp_path / "a.onnx", np.float16)
+    save_graph(onnx.load(tmp_path / "a.onnx"), tmp_path / "b.onnx")
+    assert (tmp_path / "b.onnx").stat().st_size < 0.6 * (tmp_path / "a.onnx").stat().st_size
+    for name in ("a", "b"):
+        compact_graph(tmp_path / f"{name}.onnx", tmp_path / f"{name}8.onnx")
+    assert (tmp_path / "a8.onnx").read_bytes() == (tmp_path / "b8.onnx").read_bytes()
 
 
 def test_a_bundle_keeps_vocabulary_and_settings_and_leaves_weights_out(tmp_path: Path) -> None:

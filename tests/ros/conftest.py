@@ -222,7 +222,11 @@ class Client:
         return self._publishers[topic]
 
     def heard(self, subscribers: int = 1) -> None:
-        """Wait until the perception node knows this many subscribers of its objects."""
+        """Wait until the perception node knows this many subscribers of its objects.
+
+        It finds a node's subscriptions in the order in which they were made: what was collected before the objects
+        is connected then, too.
+        """
         self.perception(
             lambda facts: facts["state"] == "active" and int(facts["objects_subscribers"]) >= subscribers,
             f"{subscribers} subscribers of objects",

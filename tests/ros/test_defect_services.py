@@ -40,7 +40,7 @@ def client(lasting_client: Any) -> Any:
 def node(start_node: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("bundle") / "inspecting"
     write_inspecting_bundle(folder)
-    return start_node("perception_node", model=str(folder), frame_policy="every_frame")
+    return start_node("perception_node", model=str(folder), frame_policy="every_frame", inspection=True)
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +53,20 @@ def picture(scene: NDArray[np.uint8]) -> CompressedImage:
     return CompressedImage(format="png", data=cv2.imencode(".png", scene[..., ::-1])[1].tobytes())
 
 
+def set_parameter(client: Any, name: str, value: ParameterValue) -> Any:
+    parameters = [Parameter(name=name, value=value)]
+    return client.call(SetParameters, "perception/set_parameters", parameters=parameters).results[0]
+
+
 def set_rate(client: Any, rate: float) -> Any:
     value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=rate)
-    parameters = [Parameter(name="defect_fpr", value=value)]
-    return client.call(SetParameters, "perception/set_parameters", parameters=parameters).results[0]
+    return set_parameter(client, "defect_fpr", value)
+
+
+def set_inspection(client: Any, on: bool) -> Any:
+    return set_parameter(
+        client, "inspection", ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=on)
+    )
 
 
 def objects_of(client: Any, image: NDArray[np.uint8], stamp: int) -> PerceivedObjects:
@@ -99,6 +109,19 @@ def test_nothing_wrong_gives_no_alarm(node: Any, client: Any, scene: Scene) -> N
     after = objects_of(client, scene("red"), 3)
     client.wait(lambda: [m for m in alarms if m.header == after.header], what="the next alarm")
     assert message.header not in [alarm.header for alarm in alarms]
+
+
+def test_objects_are_judged_only_while_that_is_asked_for(node: Any, client: Any, scene: Scene) -> None:
+    try:
+        assert set_inspection(client, False).successful
+        message = objects_of(client, scene("red"), 4)
+        assert message.objects[0].defect.decision == DefectAssessment.NOT_ASSESSED
+        answer = client.call(InspectPick, "inspect_pick", views=[picture(scene("red"))])
+        assert answer.success, answer.message
+    finally:
+        assert set_inspection(client, True).successful
+    message = objects_of(client, scene("red"), 5)
+    assert message.objects[0].defect.decision == DefectAssessment.MULTI_PICK
 
 
 def test_the_operating_point_is_set_live_within_calibrated_bounds(

@@ -121,10 +121,9 @@ def test_without_camera_info_the_reason_is_said_and_objects_come_all_the_same(
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
 def test_objects_are_measured(node: Any, client: Any, scene: Scene, encoding: str) -> None:
-    rig = Rig(client, scene)
     boxes = client.collect(Detection3DArray, "detections_3d")
     clouds = client.collect(PointCloud2, "object_points")
-    client.wait(lambda: client.node.count_publishers("/perception/object_points"), what="the cloud")
+    rig = Rig(client, scene)  # waits until the node knows these subscribers, too
     rig.connect()
     found = rig.shoot(flat(1.2, encoding), info())
     assert [item.has_pose_3d for item in found.objects] == [True, True]

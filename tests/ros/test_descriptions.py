@@ -45,6 +45,12 @@ def test_the_perception_node_is_started_again_unless_that_is_switched_off() -> N
     assert not node.respawn
 
 
+@pytest.mark.parametrize("asked_for", ["true", "false"])
+def test_objects_are_judged_for_defects_when_that_is_asked_for(asked_for: str) -> None:
+    (node,) = armbench({"defects": asked_for})
+    assert node.parameters["inspection"] is (asked_for == "true")
+
+
 @pytest.mark.parametrize(("source", "policy"), [("/dev/video0", "freshest"), ("totes", "every_frame")])
 def test_the_policy_follows_the_source(source: str, policy: str) -> None:
     perception, player = armbench({"source": source})

@@ -47,10 +47,10 @@ def header(seconds: int, nanoseconds: int = 0) -> Header:
 
 
 def test_all_outputs_agree_about_one_frame(node: Any, client: Any, scene: Scene) -> None:
-    objects = client.collect(PerceivedObjects, "objects")
     detections = client.collect(Detection2DArray, "detections")
     masks = client.collect(Image, "instance_mask")
     labels = client.collect(LabelInfo, "label_info", qos.LATCHED)
+    objects = client.collect(PerceivedObjects, "objects")
     client.heard()
     publisher = client.publisher(CompressedImage, "image/compressed")
     publisher.publish(to_compressed_message(scene("red", "green", "blue"), header(50, 7), quality=100))
@@ -136,9 +136,9 @@ def test_the_container_limits_the_products(node: Any, client: Any, scene: Scene)
 
 
 def test_live_parameters_take_effect_on_the_next_frame(node: Any, client: Any, scene: Scene) -> None:
-    objects = client.collect(PerceivedObjects, "objects")
     masks = client.collect(Image, "instance_mask")
     labels = client.collect(LabelInfo, "label_info", qos.LATCHED)
+    objects = client.collect(PerceivedObjects, "objects")
     client.heard()
     publisher = client.publisher(Image, "image")
 

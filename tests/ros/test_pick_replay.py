@@ -82,8 +82,8 @@ def test_picks_are_shown_and_identified(
         "perception_node", model=str(colour_bundle), gallery=str(colour_gallery), frame_policy="every_frame"
     )
     after = {view: client.collect(CompressedImage, topic, qos.IMAGE_OUTPUT) for view, topic in TOPICS.items()}
-    objects = client.collect(PerceivedObjects, "objects", qos.RESULTS)
     statuses = client.collect(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
+    objects = client.collect(PerceivedObjects, "objects", qos.RESULTS)  # last: the source waits for this one
     source = start_node("source_node", source=str(picks), wait_for_perception=True, wait_for_consumers=1)
     assert source.wait(90) == 0, source.output()
     client.wait(lambda: len(objects) == 2, what="objects of both images")

@@ -33,13 +33,14 @@ COLOURS = ("red", "green", "blue")
 class Perception:
     """Takes images, answers them like the perception node, and keeps what the source says about itself."""
 
-    def __init__(self, client: Any, *, answers: bool = True) -> None:
+    def __init__(self, client: Any, *, answers: bool = True, other_readers: int = 0) -> None:
+        """Subscribe to the images last: the source waits for their reader, and then knows the others."""
         self.client = client
         self._answers = answers
         self.images: list[Any] = []
         self.events: list[str] = []
         self.facts: dict[str, str] = {}
-        self.in_flight = 0
+        self.statuses = 0
         node = client.node
         self._objects = node.create_publisher(PerceivedObjects, "objects", qos.RESULTS)
         status = DiagnosticsPublisher(node, "perception")
@@ -48,12 +49,15 @@ class Perception:
             lambda: status.publish(
                 DiagnosticStatus.OK,
                 "active",
-                {"state": "active", "objects_subscribers": self._objects.get_subscription_count()},
+                {"state": "active", "objects_subscribers": self._readers() + other_readers},
             ),
         )
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._status, qos.DIAGNOSTICS)
         node.create_subscription(Image, "image", self._take, qos.EVERY_IMAGE)
         node.create_subscription(CompressedImage, "image/compressed", self._take, qos.EVERY_IMAGE)
-        node.create_subscription(DiagnosticArray, "/diagnostics", self._status, qos.DIAGNOSTICS)
+
+    def _readers(self) -> int:
+        return int(self._objects.get_subscription_count())
 
     def _take(self, message: Any) -> None:
         self.images.append(message)
@@ -62,7 +66,9 @@ class Perception:
             self._objects.publish(PerceivedObjects(header=message.header))
 
     def _status(self, array: DiagnosticArray) -> None:
-        self.facts = read_status(array, "/perception", "source") or self.facts
+        if facts := read_status(array, "/perception", "source"):
+            self.facts = facts
+            self.statuses += 1
 
     def offer_containers(self) -> None:
         def answer(request: Any, response: Any) -> Any:
@@ -124,7 +130,9 @@ def test_every_image_arrives_in_order_with_growing_stamps(
 ) -> None:
     perception = Perception(client)
     before = client.node.get_clock().now().nanoseconds
-    source = start_node("source_node", source=str(write(tmp_path, scene)), encoding=encoding)
+    source = start_node(
+        "source_node", source=str(write(tmp_path, scene)), encoding=encoding, wait_for_perception=True
+    )
     assert perception.run(source) == 0
     assert len(perception.images) == 3
     stamps = [stamp_ns(message.header.stamp) for message in perception.images]
@@ -224,6 +232,22 @@ def test_a_source_that_waits_can_be_interrupted(
     source = start_node("source_node", source=str(write_folder(tmp_path, scene)), wait_for_consumers=3)
     client.wait(lambda: client.node.count_publishers("image/compressed"), what="the source")
     assert source.stop() == 0
+
+
+def test_consumers_that_perception_has_found_are_waited_for_until_the_source_finds_them(
+    start_node: Callable[..., Any], client: Any, scene: Scene, tmp_path: Path
+) -> None:
+    perception = Perception(client, other_readers=1)
+    source = start_node("source_node", source=str(write_folder(tmp_path, scene)), wait_for_consumers=1)
+    client.wait(
+        lambda: perception.statuses >= 2 or perception.images, 60, "a source that has heard perception"
+    )
+    perception.events.append("reader")
+    objects = client.collect(PerceivedObjects, "objects", qos.RESULTS)
+    assert perception.run(source) == 0
+    assert perception.events == ["reader", "image", "image", "image"]
+    assert len(objects) == 3
+    assert "in sight" not in source.output()
 
 
 def test_somebody_who_only_looks_is_no_perception_node(

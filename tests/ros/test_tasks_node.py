@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +104,19 @@ def test_two_objects_with_one_id_are_refused(colour_bundle: Path, scene: Scene) 
 
 
 def answer(
-    client: Any, image: NDArray[np.uint8], stamp: int, namespace: str, readers: int
+    client: Any, image: NDArray[np.uint8], stamp: int, namespace: str, before: Sequence[str] = ()
 ) -> PerceivedObjects:
+    """Objects of an image, once each node is connected to the next: those `before` the last one, and that one to us."""
     objects = client.collect(PerceivedObjects, f"{namespace}/objects")
-    client.perception(
-        lambda facts: facts["state"] == "active" and facts["objects_subscribers"] == "1",
-        f"the last node of {namespace}",
-        60,
-        namespace=namespace,
-    )
+    for place in (*(f"{namespace}/{task}" for task in before), namespace):
+        client.perception(
+            lambda facts: facts["state"] == "active" and facts["objects_subscribers"] == "1",
+            f"a reader of {place}/objects",
+            60,
+            namespace=place,
+        )
     publisher = client.publisher(Image, f"{namespace}/image")
+    readers = len(before) + 1
     client.wait(lambda: publisher.get_subscription_count() == readers, what="the readers of the images")
     publisher.publish(to_image_message(image, "rgb8", stamped(stamp)))
     return client.wait(lambda: [m for m in objects if m.header == stamped(stamp)], what="objects")[0]
@@ -143,9 +146,9 @@ def test_three_nodes_in_one_process_say_what_one_node_says(
     chain = start_node(
         "tasks_node", namespace="/chain", tasks=["segmentation", "identification", "defects"], **common
     )
-    single = start_node("perception_node", namespace="/single", **common)
-    image = scene("red", "green", "blue")
-    split, whole = (answer(client, image, 1, *place) for place in (("/chain", 3), ("/single", 1)))
+    single = start_node("perception_node", namespace="/single", inspection=True, **common)
+    image, before = scene("red", "green", "blue"), ("segmentation", "identification")
+    split, whole = (answer(client, image, 1, *place) for place in (("/chain", before), ("/single",)))
     assert len(split.objects) == len(whole.objects) == 3
     assert products(split) == products(whole)
     assert all(entry.products for entry in split.objects)
@@ -164,7 +167,7 @@ def test_three_nodes_in_one_process_say_what_one_node_says(
         SetContainer, "/chain/identification/set_container", container_id="c", product_ids=["P-red"]
     )
     assert set_products.success, set_products.message
-    limited = answer(client, image, 2, "/chain", 3)
+    limited = answer(client, image, 2, "/chain", before)
     assert limited.container_id == "c"
     assert {name for entry in products(limited) for name, _ in entry} <= {"P-red"}
     assert chain.stop() == 0, chain.output()
@@ -186,7 +189,7 @@ def test_nodes_in_processes_of_their_own(
     lines: list[str] = []
     with ProcessGroup(on_line=lambda name, line: lines.append(f"{name}: {line}")) as group:
         group.start(nodes)
-        found = answer(client, scene("red", "blue"), 5, "/apart", 2)
+        found = answer(client, scene("red", "blue"), 5, "/apart", ["segmentation"])
     assert [entry.products[0].product_id for entry in found.objects] == ["P-red", "P-blue"], lines
 
 

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -38,6 +40,29 @@ def test_the_profile_is_selected_and_holds_large_images(
     values = {element.tag.rpartition("}")[2]: element.text for element in root.iter()}
     assert int(values["segment_size"] or 0) == 128 << 20
     assert int(values["maxMessageSize"] or 0) > 2448 * 2048 * 3
+    (writer,) = (element for element in root.iter() if element.tag.endswith("}data_writer"))
+    assert writer.get("is_default_profile") == "true"
+    assert (values["sec"], values["nanosec"]) == ("0", "100000000")
+
+
+@pytest.mark.parametrize(("period", "complaint"), [("100000000", False), ("soon", True)])
+def test_the_middleware_reads_the_profile(
+    repository: Path, tmp_path: Path, period: str, complaint: bool
+) -> None:
+    """It complains on its log and goes on with its defaults when it cannot read one."""
+    pytest.importorskip("rclpy")
+    profile = tmp_path / "fastdds.xml"
+    text = (repository / "config" / "fastdds.xml").read_text(encoding="utf-8")
+    profile.write_text(text.replace("<nanosec>100000000<", f"<nanosec>{period}<"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", "import rclpy; rclpy.init(); rclpy.create_node('reads_the_profile')"],
+        env={**os.environ, transport.PROFILE_VARIABLE: str(profile), "ROS_LOG_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("XMLPARSER" in done.stdout + done.stderr) is complaint
 
 
 def test_too_little_shared_memory_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

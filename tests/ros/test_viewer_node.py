@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,13 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+import rclpy
+from rclpy.parameter import Parameter
 from rich.console import Console
 
 from mca_perception.ros.session_log import FrameRecord, ObjectRow
 from mca_perception.ros.tables import ResultView
+from mca_perception.ros.viewer_node import ViewerNode
 
 pytestmark = pytest.mark.xdist_group("test_viewer_node")
 
@@ -25,6 +28,26 @@ def test_without_objects_it_gives_up_and_still_writes_a_summary(
     assert viewer.wait() == 1
     assert "no objects were published" in viewer.output()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["frames"]["received"] == 0
+
+
+@pytest.fixture
+def context(ros_domain: int) -> Iterator[rclpy.Context]:
+    made = rclpy.Context()
+    rclpy.init(context=made, args=[])
+    yield made
+    rclpy.shutdown(context=made)
+
+
+def test_who_finds_its_reader_of_the_objects_has_found_the_others(
+    context: rclpy.Context, tmp_path: Path
+) -> None:
+    out = Parameter("out", value=str(tmp_path))
+    with ResultView(Console(file=io.StringIO())) as view:
+        viewer = ViewerNode(view, context=context, parameter_overrides=[out])
+    topics = [subscription.topic_name for subscription in viewer.subscriptions]
+    viewer.destroy_node()
+    assert {"/diagnostics", "/overlay/compressed"} < set(topics)
+    assert topics[-1] == "/objects"
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -28,7 +28,7 @@ BACKGROUND = 127
 _COLOURS = ", ".join(str(2.0 * (value > 0) - 1.0) for colour in PALETTE.values() for value in colour)
 
 # A patch is its mean colour; the class token is the mean of the patches.
-_BACKBONE = """
+_TOKENS = """
 <ir_version: 9, opset_import: ["" : 17]>
 backbone (float[N, 3, H, W] images) => (float[N, L, 3] features) {
   patches = AveragePool <kernel_shape = [16, 16], strides = [16, 16]> (images)
@@ -36,8 +36,10 @@ backbone (float[N, 3, H, W] images) => (float[N, L, 3] features) {
   flat = Reshape (patches, flat_shape)
   tokens = Transpose <perm = [0, 2, 1]> (flat)
   cls = ReduceMean <axes = [1], keepdims = 1> (tokens)
+"""
+_BACKBONE = f"""{_TOKENS}
   features = Concat <axis = 1> (cls, tokens)
-}
+}}
 """
 
 # One mask per colour: the logit is linear in the covered part of a stride-4 cell, and 0 at half of it.
@@ -149,14 +151,9 @@ defect_views (float[N, V, 3] evidence, bool[N, V] present) => (float[N, 3] logit
 
 # The colour bundle's backbone. A scene whose last pixel is white takes it thousands of rounds of a loop; an image that
 # is white all over makes it ask for 64 TiB.
-_UNEVEN_BACKBONE = """
-<ir_version: 9, opset_import: ["" : 17]>
-backbone (float[N, 3, H, W] images) => (float[N, L, 3] features) {
-  patches = AveragePool <kernel_shape = [16, 16], strides = [16, 16]> (images)
-  flat_shape = Constant <value = int64[3] {0, 0, -1}> ()
-  flat = Reshape (patches, flat_shape)
-  tokens = Transpose <perm = [0, 2, 1]> (flat)
-  cls = ReduceMean <axes = [1], keepdims = 1> (tokens)
+_UNEVEN_BACKBONE = (
+    _TOKENS
+    + """
   plain = Concat <axis = 1> (cls, tokens)
   nearly = Constant <value = float {0.99}> ()
   one = Constant <value = int64[1] {1}> ()
@@ -189,6 +186,7 @@ backbone (float[N, 3, H, W] images) => (float[N, L, 3] features) {
   features = Add (plain, busy)
 }
 """
+)
 
 OPERATING_POINTS = {0.01: 0.9, 0.05: 0.5}
 """Thresholds of the colour bundle's defect head by false-positive rate."""

@@ -40,11 +40,14 @@ def check_parity(repository: Path, count: int) -> None:
         tensor = pipelines[0]._to_tensor(image[None, :256, :320])
         found, expected = (p._sessions["backbone"].run({"images": tensor})["features"] for p in pipelines)
         assert relative_error(found, expected) < 1e-4
+        for pipeline in pipelines:
+            pipeline.inspects = True
         objects, others = (pipeline.perceive(image) for pipeline in pipelines)
         same = len(objects) == len(others) and len(objects) > 0
         same = same and np.abs(objects.boxes - others.boxes).max() <= 0.5
         same = same and np.abs(objects.scores - others.scores).max() <= 1e-3
         same = same and np.abs(objects.embeddings - others.embeddings).max() <= 1e-2
+        same = same and np.abs(objects.defects - others.defects).max() <= 1e-2
         if not same:
             differing.append(number)
     assert differing == []

@@ -14,7 +14,7 @@ from mca_perception.defects.metrics import curves
 from mca_perception.defects.scores import Answer
 from mca_perception.defects.streaming import RunningAnswer, largest_scores
 
-__all__ = ["ClipScores", "bit_figures", "nominal_peaks", "stream_figures"]
+__all__ = ["ClipScores", "bit_figures", "bit_thresholds", "nominal_peaks", "stream_figures"]
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,37 @@ class ClipScores:
         return [frames.max(axis=1) for frames in self.frames]
 
 
-def bit_figures(scores: ClipScores, threshold: float = 0.5) -> dict[str, float | None]:
+def bit_thresholds(scores: ClipScores) -> tuple[float, ...]:
+    """Threshold of each bit with which it is right most often, for other clips than these; the largest of the best."""
+    chosen = []
+    for found, truth in zip(scores.clips.T, scores.bits.T, strict=True):
+        candidates = np.unique(np.append(found, 0.5))
+        right = [(found > candidate) == truth for candidate in candidates]
+        accuracy = np.mean(right, axis=1)
+        chosen.append(float(candidates[np.flatnonzero(accuracy == accuracy.max())[-1]]))
+    return tuple(chosen)
+
+
+def bit_figures(
+    scores: ClipScores, thresholds: Sequence[float] = (0.5,) * len(BITS)
+) -> dict[str, float | None]:
     """Accuracy and ROC AUC of each bit, their mean accuracy, and exact match (specification of ARMBench, 3.4).
+
+    ``any_defect_auc`` is of the larger probability of the two, which running answers judge by; ``nominal_share`` the
+    exact match of an answer that always says nominal.
 
     Args:
         scores: of at least one clip.
-        threshold: a bit is set above it.
+        thresholds: a bit is set above its own.
     """
-    found, truth = scores.clips > threshold, scores.bits
+    found, truth = scores.clips > np.asarray(thresholds), scores.bits
     figures: dict[str, float | None] = {}
     for number, name in enumerate(BITS):
         figures[f"{name}_accuracy"] = float((found[:, number] == truth[:, number]).mean())
-        both = 0 < truth[:, number].sum() < len(truth)
-        figures[f"{name}_auc"] = (
-            float(curves(scores.clips[:, number], truth[:, number]).roc_auc) if both else None
-        )
+        figures[f"{name}_auc"] = _roc_auc(scores.clips[:, number], truth[:, number])
+    figures["any_defect_auc"] = _roc_auc(scores.clips.max(axis=1), scores.defective)
     figures["accuracy"] = float((found == truth).mean())
+    figures["nominal_share"] = float((~scores.defective).mean())
     figures["exact_match"] = float((found == truth).all(axis=1).mean())
     return figures
 
@@ -115,6 +130,11 @@ def nominal_peaks(scores: ClipScores) -> NDArray[np.float64]:
     """Largest score of each nominal clip: what a threshold for running answers is chosen on."""
     pairs = zip(scores.any_defect, scores.defective, strict=True)
     return largest_scores([values for values, defective in pairs if not defective])
+
+
+def _roc_auc(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float | None:
+    """None unless there are clips of both kinds."""
+    return float(curves(scores, truth).roc_auc) if 0 < truth.sum() < len(truth) else None
 
 
 def _share(values: NDArray[np.bool_]) -> float | None:

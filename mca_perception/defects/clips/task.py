@@ -25,7 +25,7 @@ from mca_perception.datasets.loading import training_loader
 from mca_perception.defects.clips.metrics import ClipScores, bit_figures
 from mca_perception.defects.clips.model import ClipConfig, ClipHead, clip_logits
 from mca_perception.defects.clips.recipe import ClipsRecipe
-from mca_perception.errors import DatasetError
+from mca_perception.errors import DatasetError, RecipeError
 
 __all__ = ["ClipSample", "ClipTask", "score_clips"]
 
@@ -73,7 +73,10 @@ class ClipTask:
         self.recipe = recipe
         self.every = recipe.every
         self.weight = recipe.weight
-        self.head = ClipHead(embed_dim, ClipConfig(recipe.hidden_dim, recipe.frame_size, recipe.dropout))
+        config = ClipConfig(
+            recipe.hidden_dim, recipe.frame_size, recipe.dropout, recipe.detail_dim, recipe.frozen_frames
+        )
+        self.head = ClipHead(embed_dim, config)
         index = read_defect_clips(recipe.data)
         kept = [
             in_held_out_session(clip.session, recipe.validation_fraction, f"clips {seed}")
@@ -87,10 +90,27 @@ class ClipTask:
                 f"of {recipe.batch_size}; add clips, or change clips.batch_size or clips.validation_fraction"
             )
         self.skipped = {"train": index.skipped}
+        train += (recipe.repeat_defects - 1) * [clip for clip in train if any(clip.bits)]
         self.dataset = ClipDataset(train, recipe.frames, recipe.frame_size)
         positives = np.array([clip.bits for clip in train], np.float64).sum(axis=0)
         weights = (len(train) - positives) / np.maximum(positives, 1)
         self.weights = torch.tensor(np.clip(weights, 1, 20), dtype=torch.float32)
+
+    def check_start(self, untouched: Sequence[str]) -> None:
+        """Refuse to freeze what knows nothing.
+
+        Args:
+            untouched: names of the model's tensors that the run's start did not have.
+
+        Raises:
+            RecipeError: frames are to be judged as before, but the start brought no head for them.
+        """
+        parts = tuple(f"heads.{self.name}.{part}." for part in ("evidence", "classify_frame"))
+        if self.recipe.frozen_frames and any(name.startswith(parts) for name in untouched):
+            raise RecipeError(
+                "clips.frozen_frames needs an init_from with a defect head of the same clips.detail_dim; train "
+                "recipes/nano_frames.yaml first, or set it to false"
+            )
 
     def batches(self, seed: int) -> DataLoader[ClipSample]:
         """One pass over the training clips."""
@@ -100,8 +120,8 @@ class ClipTask:
         """Binary cross-entropy of the two bits; rare ones weigh more."""
         clips, count = batch.frames.shape[:2]
         frames = normalise(batch.frames.flatten(0, 1), device, backbone.normalisation)
-        vectors = self.head.summarise(backbone(frames)["encoder_out"]).reshape(clips, count, -1)
-        logits = clip_logits(self.head(vectors)[0])
+        judgements = self.head.judge(backbone(frames)["encoder_out"], frames)
+        logits = clip_logits(self.head(judgements.reshape(clips, count, -1))[0])
         with torch.autocast(device.type, enabled=False):
             weights = self.weights.to(device)
             loss = F.binary_cross_entropy_with_logits(logits, batch.bits.to(device), pos_weight=weights)
@@ -139,8 +159,9 @@ def score_clips(
         state, found = None, []
         for part in _parts(clip, task.recipe.frame_size):
             images = torch.from_numpy(part.transpose(0, 3, 1, 2).copy())
-            features = backbone(normalise(images, device, backbone.normalisation))["encoder_out"]
-            logits, state = task.head(task.head.summarise(features)[None], state)
+            frames = normalise(images, device, backbone.normalisation)
+            judgements = task.head.judge(backbone(frames)["encoder_out"], frames)
+            logits, state = task.head(judgements[None], state)
             found.append(logits[0].sigmoid().cpu().numpy())
         scores.append(np.concatenate(found).astype(np.float64))
     bits = np.array([clip.bits for clip in clips], np.bool_).reshape(-1, 2)

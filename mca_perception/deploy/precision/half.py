@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from mca_perception.deploy.graph_files import load_graph, save_graph
 from mca_perception.errors import BundleError
 
 __all__ = ["CONVERTED", "to_half"]
@@ -37,7 +38,7 @@ def to_half(path: Path, target: Path, kind: Literal["fp16", "bf16"]) -> None:
     Raises:
         BundleError: a weight is too large for float16.
     """
-    model = onnx.load(path)
+    model = load_graph(path)
     element, dtype = _KINDS[kind]
     graph = model.graph
     constants = {t.name: t for t in graph.initializer if t.data_type == TensorProto.FLOAT}
@@ -69,7 +70,7 @@ def to_half(path: Path, target: Path, kind: Literal["fp16", "bf16"]) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     _drop_unused(graph)
-    onnx.save(model, target)
+    save_graph(model, target)
 
 
 def _cast(array: NDArray[np.float32], dtype: type, what: str) -> NDArray[np.generic]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from mca_perception.deploy.graph_files import load_graph, save_graph
 from mca_perception.deploy.precision.smoothing import find_sites, smooth
 from mca_perception.deploy.sessions.base import Arrays
 from mca_perception.errors import CalibrationError
@@ -79,7 +79,7 @@ def quantise(
     settings = settings or Int8Settings()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared = Path(folder, "prepared.onnx")
-        quant_pre_process(path, prepared, skip_symbolic_shape=True, skip_optimization=True)
+        quant_pre_process(load_graph(path), prepared, skip_symbolic_shape=True, skip_optimization=True)
         model = onnx.load(prepared)
         if settings.smoothing is not None and find_sites(model):
             model = smooth(model, _channel_maxima(model, samples()), strength=settings.smoothing)
@@ -110,6 +110,7 @@ def quantise(
                 "ActivationSymmetric": settings.symmetric,
             },
         )
+        save_graph(onnx.load(target), target)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped base
@@ -165,8 +166,3 @@ def _channel_maxima(model: onnx.ModelProto, samples: Iterable[Arrays]) -> dict[s
 def _key(path: Path, data_digest: str, settings: Int8Settings) -> str:
     text = json.dumps([data_digest, asdict(settings), ort.__version__], sort_keys=True).encode()
     return hashlib.sha256(path.read_bytes() + text).hexdigest()
-
-
-def default_cache() -> Path:
-    """The user's cache folder for ranges."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mca_perception", "calibration")

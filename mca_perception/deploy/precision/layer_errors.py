@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from mca_perception.deploy.graph_files import load_graph
 from mca_perception.deploy.precision.smoothing import find_sites
 from mca_perception.deploy.sessions.base import Arrays
 
@@ -41,7 +42,7 @@ def layer_errors(reference: Path, changed: Path, samples: Iterable[Arrays]) -> l
         changed: the graph after it.
         samples: inputs of both.
     """
-    first, second = onnx.load(reference), onnx.load(changed)
+    first, second = load_graph(reference), load_graph(changed)
     made_by = {name: node.op_type for node in first.graph.node for name in node.output}
     shared = {name for node in second.graph.node for name in node.output}
     rescaled = {site.output for site in find_sites(first)}  # on purpose, what reads them undoes it

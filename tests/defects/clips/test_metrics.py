@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mca_perception.defects.clips.metrics import ClipScores, bit_figures, nominal_peaks, stream_figures
+from mca_perception.defects.clips.metrics import (
+    ClipScores,
+    bit_figures,
+    bit_thresholds,
+    nominal_peaks,
+    stream_figures,
+)
 
 # Five clips: found at once, found late, missed, nominal and quiet, nominal with one wrong frame.
 FRAMES = [
@@ -28,6 +34,16 @@ def test_bits_by_hand() -> None:
     assert figures["exact_match"] == pytest.approx(3 / 5)
     assert figures["deconstruction_auc"] == 1
     assert figures["open_auc"] == pytest.approx((3 + 2) / 6)
+    assert figures["any_defect_auc"] == pytest.approx((2 + 2 + 1) / 6)
+
+
+def test_thresholds_are_those_that_are_right_most_often() -> None:
+    thresholds = bit_thresholds(SCORES)
+    assert thresholds == pytest.approx((0.6, 0.5))
+    figures = bit_figures(SCORES, thresholds)
+    assert figures["open_accuracy"] == pytest.approx(4 / 5)  # one missed
+    assert figures["deconstruction_accuracy"] == 1
+    assert figures["nominal_share"] == pytest.approx(2 / 5)
 
 
 def test_a_bit_that_never_occurs_has_no_auc() -> None:

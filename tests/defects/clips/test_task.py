@@ -15,7 +15,7 @@ from mca_perception.datasets.synth.defect_clips import write_video
 from mca_perception.defects.clips.model import ClipConfig, ClipHead, clip_logits
 from mca_perception.errors import DatasetError, RecipeError
 from mca_perception.training.recipe import load_recipe
-from mca_perception.training.run import run_recipe
+from mca_perception.training.run import load_run, run_recipe
 from tests.support.defects import pick_id
 
 LABELS = ("nominal", "open", "deconstruction")
@@ -27,6 +27,8 @@ clips:
   frames: 3
   frame_size: 32
   hidden_dim: 8
+  detail_dim: 8
+  repeat_defects: 2
   batch_size: 2
   workers: 0
   validation_fraction: 0.4
@@ -87,12 +89,12 @@ def test_training_and_evaluation(
 def test_answers_do_not_depend_on_how_the_stream_is_cut() -> None:
     torch.manual_seed(0)
     head = ClipHead(4, ClipConfig(hidden_dim=8)).eval()
-    vectors = torch.randn(2, 7, 12)
-    whole, _ = head(vectors)
-    first, state = head(vectors[:, :3])
-    rest, _ = head(vectors[:, 3:], state)
+    judgements = torch.randn(2, 7, 5)
+    whole, _ = head(judgements)
+    first, state = head(judgements[:, :3])
+    rest, _ = head(judgements[:, 3:], state)
     torch.testing.assert_close(torch.cat([first, rest], dim=1), whole)
-    changed = vectors.clone()
+    changed = judgements.clone()
     changed[:, 5:] += 1
     torch.testing.assert_close(head(changed)[0][:, :5], whole[:, :5])  # nothing depends on later frames
 
@@ -112,3 +114,26 @@ def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path, run: Path) -> 
     (tmp_path / "bad.yaml").write_text(RECIPE.format(data=data).replace("frames: 3", "frames: 1"))
     with pytest.raises(RecipeError, match=r"clips\.frames"):
         load_recipe(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("with_start", [True, False])
+def test_frozen_frames_need_a_head_to_start_from(
+    data: Path, tmp_path: Path, run: Path, with_start: bool
+) -> None:
+    recipe = RECIPE.format(data=data).replace("frames: 3", "frames: 3\n  frozen_frames: true")
+    (tmp_path / "recipe.yaml").write_text(recipe + (f"init_from: {run}\n" if with_start else ""))
+    if not with_start:
+        with pytest.raises(RecipeError, match="frozen_frames needs init_from"):
+            load_recipe(tmp_path / "recipe.yaml")
+        return
+    run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out")
+    before, after = (load_run(folder)[1].state_dict() for folder in (run, tmp_path / "out"))
+    frozen = [
+        name for name in before if name.startswith(("heads.clips.evidence", "heads.clips.classify_frame"))
+    ]
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["heads.clips.classify.weight"], after["heads.clips.classify.weight"])
+    other = load_recipe(tmp_path / "recipe.yaml", ["clips.detail_dim=16"])
+    with pytest.raises(RecipeError, match="a defect head of the same"):
+        run_recipe(other, tmp_path / "other")
