@@ -78,7 +78,7 @@ def rates(model: tuple[BEiT3, PretrainingHeads]) -> tuple[float, float]:
 @pytest.mark.slow
 def test_clean_fine_tuning_removes_a_backdoor() -> None:
     model = tiny_model(seed=1)
-    train(model, 160, 3e-3, poisoned=0.2, clean=False)
+    train(model, 300, 1e-3, poisoned=0.2, clean=False)
     accuracy, attack = rates(model)
     assert accuracy > 0.9
     assert attack > 0.9
