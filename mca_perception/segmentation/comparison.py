@@ -23,13 +23,14 @@ def largest_candidate_difference(
     Args:
         expected: ``scores [N, K]`` float32, ``labels [N, K]`` int64, ``mask_logits [N, K, h, w]`` float32.
         found: the other runtime's, of the same shapes.
-        ties: share of the candidates that the other need not have: rounding also decides who is the last among the
-            ``K`` best, and whether a mask of one uncertain cell counts as empty.
+        ties: share of the candidates that need not agree: rounding also decides who is the last among the ``K`` best,
+            whether a mask of one uncertain cell counts as empty, and whether a cell at 0.5 counts to the mask that
+            the score is a mean over.
 
     Returns:
-        The difference; infinite when the two do not have the same candidates.
+        The difference among the others; infinite when the two do not have the same candidates.
     """
-    differences, alone = [0.0], 0
+    differences = []
     masks, others = _probabilities(expected["mask_logits"]), _probabilities(found["mask_logits"])
     for image in range(len(masks)):
         free = np.ones(masks.shape[1], np.bool_)
@@ -40,12 +41,13 @@ def largest_candidate_difference(
             same = np.flatnonzero(free & (found["labels"][image] == label) & (scores <= _SAME_SCORE))
             gaps = np.abs(others[image][same] - mask).max(axis=1)
             if not len(gaps) or not gaps.min() <= _SAME_MASK:  # NaN is no twin either
-                alone += 1
+                differences.append(float("inf"))
                 continue
             twin = same[gaps.argmin()]
             free[twin] = False
-            differences += [float(scores[twin]), float(gaps.min())]
-    return float("inf") if alone > ties * expected["scores"].size else max(differences)
+            differences.append(float(max(scores[twin], gaps.min())))
+    compared = sorted(differences)[: len(differences) - int(ties * len(differences))]
+    return max(compared, default=0.0)
 
 
 def _probabilities(logits: NDArray[Any]) -> NDArray[np.float32]:

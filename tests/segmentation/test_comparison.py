@@ -44,6 +44,7 @@ def swap_images(arrays: Arrays) -> Arrays:
         (change("scores", 2, 5e-3), 0.1, 0.0),
         (change("labels", 0, 1), 0.0, np.inf),
         (change("mask_logits", 4, 0.04), 0.0, 0.01),
+        (change("mask_logits", 4, 0.04), 0.1, 0.0),
         (change("mask_logits", 4, 4.0), 0.0, np.inf),
         (change("mask_logits", 4, np.nan), 0.0, np.inf),
     ],
