@@ -14,6 +14,8 @@ from onnx import numpy_helper
 
 from mca_perception.cli.main import main
 from mca_perception.deploy.bundle import ModelBundle, write_bundle
+from mca_perception.deploy.session import open_sessions
+from mca_perception.deploy.sessions import why_not
 from mca_perception.deploy.sessions.shape_profiles import profiles_of
 from mca_perception.errors import AccuracyError, BundleError, CalibrationError, DatasetError
 from mca_perception.pipeline import PerceptionPipeline, precision_export
@@ -136,6 +138,17 @@ def test_float32_and_float16_need_no_calibration(bundle, options, data, tmp_path
         assert gate.passed
         assert [check.samples for check in gate.checks] == [3]
         assert (converted.embedding_fingerprint == bundle.embedding_fingerprint) is (precision == "fp32")
+
+
+@pytest.mark.skipif(why_not("openvino") is not None, reason="OpenVINO is not installed")
+def test_bfloat16_is_computed_in_bfloat16_where_the_processor_can(bundle, data, tmp_path) -> None:
+    wanted = PrecisionOptions("bf16", session="openvino", evaluation=[data / "totes", data / "picks"])
+    converted, gate = export_precision(bundle, tmp_path / "bf16", wanted)
+    assert gate is not None
+    assert gate.passed
+    session = open_sessions(converted, session="openvino")["backbone"]
+    native = {"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    assert session.device == ("CPU (bf16)" if native else "CPU (f32)")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mca_perception.deploy.bundle import Bundle
+from mca_perception.deploy.bundle import Bundle, ModelBundle
 from mca_perception.deploy.engine_cache import EngineCache, EngineKey, file_digest, processor
 from mca_perception.deploy.manifest import TensorSpec
 from mca_perception.deploy.sessions.base import Arrays, GraphSession, SessionOptions
@@ -153,14 +153,23 @@ def why_not() -> str | None:
 
 
 def open_graph(bundle: Bundle, graph: str, options: SessionOptions) -> OpenVinoSession:
-    """Open a graph of a bundle, in the arithmetic that it states."""
+    """Open a graph of a bundle, in the arithmetic that it was exported in."""
     return OpenVinoSession(
         bundle.path_of(graph),
+        precision=_arithmetic(bundle),
         intra_op_threads=options.threads,
         parallel=options.parallel,
         cache=options.cache,
         usual_shapes=usual_shapes_of(bundle, graph),
     )
+
+
+def _arithmetic(bundle: Bundle) -> str:
+    """bfloat16 for bundles of that precision on processors that have it, also between the products; else float32."""
+    precision = bundle.manifest.precision if isinstance(bundle, ModelBundle) else None
+    if precision is None or precision.kind != "bf16":
+        return "f32"
+    return "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
 def _spec(port: Any) -> TensorSpec:
