@@ -69,7 +69,6 @@ EXTRAS = {
     "rclpy": "ros",
     "sensor_msgs": "ros",
     "scipy": "train",
-    "sentencepiece": "train",
     "sklearn": "crisis",
     "timm": "backbones",
     "torch": "train",

@@ -80,7 +80,6 @@ def test_bad_input_ends_in_one_line_and_exit_code_2(
         ("torch", ".[train]"),
         ("torch.nn.functional", ".[train]"),
         ("rclpy", ".[ros]"),
-        ("sentencepiece", ".[train]"),
         ("faiss", ".[retrieval]"),
         ("vision_msgs.msg", "make demo"),
         ("mca_perception_msgs", "make demo"),

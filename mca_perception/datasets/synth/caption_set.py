@@ -189,7 +189,7 @@ def _vocabulary(texts: Sequence[str]) -> bytes:
         from sentencepiece import SentencePieceTrainer
     except ModuleNotFoundError as error:
         raise DatasetError(
-            "a vocabulary needs sentencepiece: pip install -c constraints.txt -e '.[retrieval]'"
+            "a vocabulary needs sentencepiece: pip install -c constraints.txt sentencepiece"
         ) from error
     model = io.BytesIO()
     SentencePieceTrainer.train(
