@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,16 @@ def attach_metrics(bundle: ModelBundle, directory: Path, metrics: Sequence[Path]
         task = str(content.pop("task", path.parent.name))
         task += _which_head(content.get("model"), bundle.manifest)
         results[task] = _scalars(content)
-    fields = bundle.manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "schema_version"})
-    fields["metrics"] = results
-    manifest = bundle.manifest.model_copy(update={"metrics": results})
+    return write_described(bundle, bundle.manifest.model_copy(update={"metrics": results}), directory)
+
+
+def write_described(
+    bundle: ModelBundle, manifest: Manifest, directory: str | os.PathLike[str]
+) -> ModelBundle:
+    """Write the files of ``bundle`` under another manifest, with the card that belongs to it."""
+    fields = manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "schema_version"})
     files: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
-    files[CARD_NAME] = model_card(manifest).encode()
-    return write_bundle(directory, fields, files)
+    return write_bundle(directory, fields, {**files, CARD_NAME: model_card(manifest).encode()})
 
 
 def model_card(manifest: Manifest) -> str:

@@ -17,7 +17,8 @@ from mca_perception.datasets.armbench_defects import DefectIndex, DefectPick, De
 from mca_perception.datasets.images import read_rgb
 from mca_perception.defects.calibration import HeldOut, calibrate
 from mca_perception.defects.figures import UnitResults, unit_figures
-from mca_perception.deploy.bundle import ModelBundle, write_bundle
+from mca_perception.deploy.bundle import ModelBundle
+from mca_perception.deploy.card import write_described
 from mca_perception.deploy.manifest import DefectsSpec
 from mca_perception.errors import DatasetError, InvalidImageError
 from mca_perception.pipeline.inspection import DefectInspector
@@ -250,11 +251,11 @@ def calibration_picks(settings: DefectsSpec, index: DefectIndex, part: str) -> t
 
 
 def store_thresholds(bundle: ModelBundle, fields: dict[str, Any], directory: Path) -> ModelBundle:
-    """Write a bundle with new thresholds; everything else, and its fingerprint, stays."""
-    manifest = bundle.manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "schema_version"})
-    manifest["defects"] |= fields
-    files: dict[str, Path] = {name: bundle.path / name for name in bundle.manifest.files}
-    return write_bundle(directory, manifest, files)
+    """Write a bundle with a defect head under new thresholds; its fingerprint stays."""
+    settings = bundle.manifest.defects
+    assert settings is not None
+    defects = DefectsSpec.model_validate(settings.model_dump() | fields)
+    return write_described(bundle, bundle.manifest.model_copy(update={"defects": defects}), directory)
 
 
 def _training_section(settings: DefectsSpec) -> dict[str, Any]:

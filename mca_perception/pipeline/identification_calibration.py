@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mca_perception.datasets.armbench import IdentificationIndex
-from mca_perception.deploy.bundle import ModelBundle, write_bundle
-from mca_perception.deploy.card import CARD_NAME, model_card
+from mca_perception.deploy.bundle import ModelBundle
+from mca_perception.deploy.card import write_described
 from mca_perception.deploy.manifest import IdentificationCalibration
 from mca_perception.errors import BundleError
 from mca_perception.identification.confidence import fit_temperature
@@ -107,6 +107,4 @@ def store_calibration(
     calibrations = tuple(sorted([*kept, calibration], key=lambda c: (c.gallery, c.views)))
     identification = settings.model_copy(update={"calibration": calibrations})
     manifest = bundle.manifest.model_copy(update={"identification": identification})
-    fields = manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "schema_version"})
-    files: dict[str, Any] = {name: bundle.path / name for name in bundle.manifest.files}
-    return write_bundle(directory, fields, {**files, CARD_NAME: model_card(manifest).encode()})
+    return write_described(bundle, manifest, directory)

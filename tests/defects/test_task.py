@@ -243,6 +243,8 @@ def test_calibrate_and_evaluate_from_the_command_line(
     assert calibrated.fingerprint == bundle.fingerprint
     point = calibrated.manifest.defects.points("pick")[0]
     assert (point.fpr, point.confidence) == (0.2, 0.9)
+    card = (calibrated.path / "README.md").read_text(encoding="utf-8")
+    assert f"alarm above {point.threshold:.4f}: at most 20.0% of nominal ones do, with confidence 90%" in card
     code, printed, _ = mca(
         "eval", "armbench-defects", "--data", data, "--model", calibrated.path, "--out", tmp_path / "out"
     )
