@@ -7,6 +7,7 @@ Run it with ``python -m mca_perception.ros.manager_node --ros-args -p nodes:='[/
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -94,26 +95,52 @@ class ManagerNode(Node):
     def _advance(self, name: str, transition: int, before: int, spinner: Spinner) -> bool:
         """Make a transition; returns whether it was needed."""
         limit = self.parameters["timeout_s"]
-        if not spinner.spin_until(self._changes[name].service_is_ready, limit):
+        if not spinner.spin_until(partial(self._is_there, name), limit):
             raise BringUpError(f"node {name} did not appear within {limit:g} s; is it started, and so named?")
-        answer = spinner.call(self._states[name], GetState.Request(), limit)
-        if answer is None:
+        state = self._state(name, limit, spinner)
+        if state is None:
             raise BringUpError(f"node {name} did not tell its state within {limit:g} s")
-        if answer.current_state.id not in _ORDER:
-            raise BringUpError(f"node {name} is {answer.current_state.label}; start it again")
-        if answer.current_state.id != before:
+        if state.id not in _ORDER:
+            raise BringUpError(f"node {name} is {state.label}; start it again")
+        if state.id != before:
             return False
         self._errors.pop(name, None)  # of earlier attempts
-        request = ChangeState.Request(transition=Transition(id=transition))
-        answer = spinner.call(self._changes[name], request, limit)
+        changed = self._change(name, transition, before, limit, spinner)
         verb = "configure" if transition == Transition.TRANSITION_CONFIGURE else "activate"
-        if answer is None:
+        if changed is None:
             raise BringUpError(f"node {name} did not {verb} within {limit:g} s")
-        if not answer.success:
+        if not changed:
             spinner.spin_until(lambda: bool(self._errors.get(name)), _REASON_S)
             reason = self._errors.get(name) or "its log tells why"
             raise BringUpError(f"node {name} did not {verb}: {reason}")
         return True
+
+    def _is_there(self, name: str) -> bool:
+        return bool(self._states[name].service_is_ready() and self._changes[name].service_is_ready())
+
+    def _state(self, name: str, limit: float, spinner: Spinner) -> Any:
+        """State of a node; None after the limit. Asked for again: questions get lost while two have just met."""
+        end = time.monotonic() + limit
+        while (rest := end - time.monotonic()) > 0 and not spinner.is_stopped():
+            answer = spinner.call(self._states[name], GetState.Request(), min(_ANSWER_S, rest))
+            if answer is not None:
+                return answer.current_state
+        return None
+
+    def _change(self, name: str, transition: int, before: int, limit: float, spinner: Spinner) -> bool | None:
+        """Whether a node made a transition; None after the limit. Where no answer comes, its state tells."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        end = time.monotonic() + limit
+        future = self._changes[name].call_async(request)
+        while (rest := end - time.monotonic()) > 0 and not spinner.is_stopped():
+            if spinner.spin_until(future.done, min(_ANSWER_S, rest)):
+                return bool(future.result().success)
+            state = self._state(name, end - time.monotonic(), spinner)
+            if state is not None and state.id == before:
+                future = self._changes[name].call_async(request)
+            elif state is not None and state.id in _ORDER:
+                return True
+        return None
 
     def _on_transition(self, name: str, event: TransitionEvent) -> None:
         if event.goal_state.id == State.PRIMARY_STATE_UNCONFIGURED:
