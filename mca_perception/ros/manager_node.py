@@ -136,6 +136,8 @@ class ManagerNode(Node):
             if spinner.spin_until(future.done, min(_ANSWER_S, rest)):
                 return bool(future.result().success)
             state = self._state(name, end - time.monotonic(), spinner)
+            if future.done():
+                continue
             if state is not None and state.id == before:
                 future = self._changes[name].call_async(request)
             elif state is not None and state.id in _ORDER:
