@@ -90,12 +90,12 @@ def texts(count: int, tag: str) -> Iterator[str]:
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    """JPEG files of smooth noise, the same on every machine."""
+    """JPEG files of smooth noise, the same on every machine; no two folders share a name, which would be one id."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng([SEED, *folder.name.encode()])
     for number in range(count):
         coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"{number:06d}.jpg"), cv2.resize(coarse, (320, 240)))
+        cv2.imwrite(str(folder / f"{folder.name}-{number:06d}.jpg"), cv2.resize(coarse, (320, 240)))
 
 
 def write_store(folder: Path, encoder: DualEncoder, images: int) -> None:
@@ -132,6 +132,7 @@ class Caller:
         self._jobs: Any = ActionClient(self.node, BuildIndex, "index")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
+        self._progress: Any = None
 
     def wait_for_node(self, timeout_s: float = 120.0) -> bool:
         """Whether search and action came up in time."""
@@ -150,26 +151,29 @@ class Caller:
         """Start to index a folder; returns the goal, whose first batch is on the disk.
 
         Raises:
-            SystemExit: the job was refused.
+            SystemExit: the job was refused, or adds nothing.
         """
         before = self.images()
-        goal = self._wait(self._jobs.send_goal_async(self._build.Goal(source=str(folder), resume=True)))
+        request = self._build.Goal(source=str(folder), resume=True)
+        goal = self._wait(self._jobs.send_goal_async(request, feedback_callback=self._take))
         if not goal.accepted:
             raise SystemExit("the node refused the index job")
         end = time.perf_counter() + ANSWER_TIMEOUT_S
-        while self.images() == before and time.perf_counter() < end:
+        while self.images() == before:
+            if time.perf_counter() > end:
+                raise SystemExit(f"the job for {folder} added nothing in {ANSWER_TIMEOUT_S:.0f} s")
             time.sleep(0.05)
         return goal
 
     def end_job(self, goal: Any) -> bool:
         """Cancel a job; returns whether it was still at work."""
-        result = goal.get_result_async()
-        self._executor.spin_once(timeout_sec=0.1)
-        at_work = not result.done()
-        if at_work:
-            self._wait(goal.cancel_goal_async())
-        self._wait(result)
+        at_work = bool(self._progress.done < self._progress.total and self._progress.stage == "encode")
+        self._wait(goal.cancel_goal_async())
+        self._wait(goal.get_result_async())
         return at_work
+
+    def _take(self, message: Any) -> None:
+        self._progress = message.feedback
 
     def _wait(self, future: Any) -> Any:
         self._executor.spin_until_future_complete(future, timeout_sec=ANSWER_TIMEOUT_S)

@@ -138,15 +138,14 @@ class FileSource:
     def __len__(self) -> int:
         return len(self.files)
 
-    def ids(self) -> Iterator[Sequence[str]]:
-        """All ids."""
-        yield list(self.files)
+    def records(self) -> Iterator[Sequence[ImageRecord]]:
+        """All ids and places."""
+        yield [ImageRecord(name, str(file.resolve())) for name, file in self.files.items()]
 
     def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
         """The files in their order."""
-        for name, file in self.files.items():
-            if wanted is None or name in wanted:
-                yield Entry(ImageRecord(name, str(file.resolve())))
+        for group in self.records():
+            yield from (Entry(record) for record in group if wanted is None or record.image_id in wanted)
 
 
 @dataclass(frozen=True)
@@ -164,10 +163,10 @@ class Selection:
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def ids(self) -> Iterator[Sequence[str]]:
+    def records(self) -> Iterator[Sequence[ImageRecord]]:
         """Those chosen, in the order of the source."""
-        for ids in self.source.ids():
-            yield [name for name in ids if name in self.chosen]
+        for group in self.source.records():
+            yield [record for record in group if record.image_id in self.chosen]
 
     def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
         """Those chosen, in the order of the source."""

@@ -23,6 +23,7 @@ BATCH = 32
 DECODERS = 2
 _RATE_SECONDS = 10.0
 _UNREADABLE, _REPEATED, _NO_ID = "image not readable", "id that was there before", "id empty or too long"
+_ELSEWHERE = "id of an image from another place (index the folder above both, or use another store)"
 
 
 @dataclass
@@ -138,13 +139,15 @@ def index_images(
 def _missing(source: ImageSource, store: RetrievalStore, counts: IndexCounts) -> set[str]:
     """Ids of the source that the store has not seen; repeated and unusable ids are counted."""
     wanted: set[str] = set()
-    for ids in source.ids():
-        known = store.known(ids)
-        for name in ids:
+    for records in source.records():
+        known = store.known([record.image_id for record in records])
+        for name, uri, _ in records:
             if name in wanted:
                 counts.skipped[_REPEATED] += 1
-            elif name in known:
+            elif known.get(name) in (uri, ""):
                 counts.already += 1
+            elif name in known:
+                counts.skipped[_ELSEWHERE] += 1
             elif not name.strip():
                 counts.skipped[_NO_ID] += 1
             else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mca_perception.errors import RetrievalError
 from mca_perception.retrieval.sources import Entry, ImageSource
-from mca_perception.retrieval.store import RetrievalStore
+from mca_perception.retrieval.store import ImageRecord, RetrievalStore
 
 __all__ = ["Share", "merge_stores", "parse_share"]
 
@@ -37,17 +37,17 @@ class Share:
     def __len__(self) -> int:
         return len(range(self.number - 1, len(self.source), self.total))
 
-    def ids(self) -> Iterator[Sequence[str]]:
-        """Ids of the share."""
+    def records(self) -> Iterator[Sequence[ImageRecord]]:
+        """Ids and places of the share."""
         position = 0
-        for ids in self.source.ids():
-            yield [name for i, name in enumerate(ids, start=position) if i % self.total == self.number - 1]
-            position += len(ids)
+        for group in self.source.records():
+            yield [record for i, record in enumerate(group, position) if i % self.total == self.number - 1]
+            position += len(group)
 
     def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
         """Images of the share."""
         if wanted is None:
-            wanted = {name for ids in self.ids() for name in ids}
+            wanted = {record.image_id for group in self.records() for record in group}
         return self.source.entries(wanted)
 
 

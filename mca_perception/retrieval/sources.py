@@ -57,8 +57,8 @@ class ImageSource(Protocol):
         """How many images there are."""
         ...
 
-    def ids(self) -> Iterator[Sequence[str]]:
-        """Ids in order, in groups."""
+    def records(self) -> Iterator[Sequence[ImageRecord]]:
+        """Ids and places in order, in groups, without what else is known; images are not read for it."""
         ...
 
     def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
@@ -93,15 +93,19 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._names)
 
-    def ids(self) -> Iterator[Sequence[str]]:
+    def records(self) -> Iterator[Sequence[ImageRecord]]:
         """Paths below the folder, sorted."""
-        yield self._names
+        for start in range(0, len(self._names), _ROWS_AT_ONCE):
+            yield [self._record(name) for name in self._names[start : start + _ROWS_AT_ONCE]]
 
     def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
         """Images; nothing is read before they are loaded."""
         for name in self._names:
             if wanted is None or name in wanted:
-                yield Entry(ImageRecord(name, str(self._root / name)))
+                yield Entry(self._record(name))
+
+    def _record(self, name: str) -> ImageRecord:
+        return ImageRecord(name, str(self._root / name))
 
 
 class ParquetSource:
@@ -139,14 +143,17 @@ class ParquetSource:
     def __len__(self) -> int:
         return sum(table.metadata.num_rows for _, table in self._tables)
 
-    def ids(self) -> Iterator[Sequence[str]]:
-        """Ids alone; images are not read for it."""
+    def records(self) -> Iterator[Sequence[ImageRecord]]:
+        """See :class:`ImageSource`."""
         for file, table in self._tables:
             if "image_id" not in table.schema_arrow.names:
-                yield [f"{file.name}#{row}" for row in range(table.metadata.num_rows)]
+                yield [_record(file, row) for row in range(table.metadata.num_rows)]
                 continue
+            row = 0
             for batch in table.iter_batches(columns=["image_id"]):
-                yield [str(value) for value in batch.column(0).to_pylist()]
+                ids = batch.column(0).to_pylist()
+                yield [_record(file, row + i, value) for i, value in enumerate(ids)]
+                row += len(ids)
 
     def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
         """Images with their captions."""
@@ -156,11 +163,10 @@ class ParquetSource:
             row = 0
             for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
                 for values in batch.to_pylist():
-                    uri = f"{file}#{row}"
-                    image_id = str(values.get("image_id") or f"{file.name}#{row}")
+                    record = _record(file, row, values.get("image_id"))
                     row += 1
-                    if wanted is None or image_id in wanted:
-                        yield Entry(ImageRecord(image_id, uri, _captions(values)), _bytes(values["image"]))
+                    if wanted is None or record.image_id in wanted:
+                        yield Entry(record._replace(metadata=_captions(values)), _bytes(values["image"]))
 
 
 def open_source(path: str | os.PathLike[str]) -> ImageSource:
@@ -197,6 +203,11 @@ def open_image(uri: str) -> NDArray[np.uint8]:
     except (OSError, ArrowException) as error:
         raise InvalidImageError(f"{uri} cannot be read ({error}); check the file") from error
     raise InvalidImageError(f"{uri} is beyond the end of the file; index it again")
+
+
+def _record(file: Path, row: int, image_id: object = None) -> ImageRecord:
+    """A row of a Parquet file; it is named after its place where it has no id."""
+    return ImageRecord(str(image_id or f"{file.name}#{row}"), f"{file}#{row}")
 
 
 def _bytes(value: Any) -> bytes:

@@ -237,13 +237,16 @@ class RetrievalStore:
         with self._lock, self._errors():
             return dict(self._connection.execute("SELECT image_id, reason FROM skipped ORDER BY image_id"))
 
-    def known(self, image_ids: Sequence[str]) -> set[str]:
-        """Those ids that are in the store, or were left out."""
-        known = set(self.rows_of(image_ids))
+    def known(self, image_ids: Sequence[str]) -> dict[str, str]:
+        """Those ids that are in the store, with their places, and those that were left out, with an empty one."""
+        known: dict[str, str] = {}
         with self._lock, self._errors():
             for part in chunks(list(image_ids)):
-                query = f"SELECT image_id FROM skipped WHERE image_id IN ({marks(part)})"  # noqa: S608
-                known |= {name for (name,) in self._connection.execute(query, part)}
+                for query in (
+                    f"SELECT image_id, '' FROM skipped WHERE image_id IN ({marks(part)})",  # noqa: S608
+                    f"SELECT image_id, uri FROM image WHERE image_id IN ({marks(part)})",  # noqa: S608
+                ):
+                    known |= dict(self._connection.execute(query, part))
         return known
 
     def append(

@@ -165,7 +165,7 @@ class RetrievalService:
                 EntityIndex(store).update()
             result = BuildIndex.Result(
                 success=not counts.cancelled,
-                message="cancelled; the same goal with resume goes on" if counts.cancelled else "",
+                message=_left_out(counts),
                 indexed=store.count,
                 skipped=len(store.skipped()),
                 index_version=store.version,
@@ -224,6 +224,13 @@ def to_document(request: SearchImages.Request) -> Document:
         section_description=request.section_description,
         page_description=request.page_description,
     )
+
+
+def _left_out(counts: IndexCounts) -> str:
+    """What a run did not add, in words."""
+    if counts.cancelled:
+        return "cancelled; the same goal with resume goes on"
+    return ", ".join(f"left out: {count} x {reason}" for reason, count in counts.skipped.items())
 
 
 def fill_answer(answer: Answer, response: SearchImages.Response) -> None:

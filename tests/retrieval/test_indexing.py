@@ -74,6 +74,24 @@ def test_new_images_are_appended(photos: Path, tmp_path: Path) -> None:
         assert list(store.image_ids()) == ["b.png", "a.png"]
 
 
+def test_an_id_of_another_place_is_left_out_and_counted(tmp_path: Path) -> None:
+    """Cameras number their pictures alike: a second folder must not look as if it were in the store."""
+    for camera, names in (("left", "ab"), ("right", "bc")):
+        for name in names:
+            write_image(tmp_path / camera / f"{name}.png", np.full((5, 5, 3), ord(name), np.uint8))
+    with writer(tmp_path / "s") as store:
+        index_images(FolderSource(tmp_path / "left"), store, ClusterEncoder())
+        counts = index_images(FolderSource(tmp_path / "right"), store, ClusterEncoder())
+        ((reason, count),) = counts.skipped.items()
+        assert (counts.added, counts.already, count) == (1, 0, 1)
+        assert "from another place" in reason
+        assert store.known(["b.png", "c.png", "d.png"]) == {
+            "b.png": str(tmp_path / "left" / "b.png"),
+            "c.png": str(tmp_path / "right" / "c.png"),
+        }
+        assert index_images(FolderSource(tmp_path / "left"), store, ClusterEncoder()).already == 2
+
+
 def test_a_cancelled_run_keeps_what_is_done_and_is_resumed(photos: Path, tmp_path: Path) -> None:
     with writer(tmp_path / "whole") as store:
         index_images(FolderSource(photos), store, ClusterEncoder(), batch=8)

@@ -174,6 +174,32 @@ def test_a_job_is_cancelled_and_resumed_and_a_second_one_refused(
     assert search(client, "red").success
 
 
+def test_a_job_makes_the_index_grow_under_sixteen_searches(
+    node: Any, client: Any, actions: Any, tmp_path: Path
+) -> None:
+    before = client.call(IndexInfo, "/retrieval/index_info").image_count
+    searches = client.node.create_client(SearchImages, "/retrieval/search", qos_profile=qos.REQUESTS)
+    client.wait(searches.service_is_ready, 60, "the service")
+    # Their first pictures have the ids of pictures that are there already.
+    photos = write_colour_photos(tmp_path / "more", each=150, size=8)
+    job = Job(client, actions, source=str(photos), resume=True)
+    waiting, answers = set(), []
+    while not answers or answers[-1].candidate_count < before + 900 - 18:
+        request = SearchImages.Request(text=WORDS[len(answers) % len(WORDS)], top_n=1)
+        waiting |= {searches.call_async(request) for _ in range(16 - len(waiting))}
+        client.wait(lambda futures=waiting: any(future.done() for future in futures), 60, "an answer")
+        done = {future for future in waiting if future.done()}
+        waiting -= done
+        answers += [future.result() for future in done]
+    client.wait(lambda: all(future.done() for future in waiting), 60, "the last answers")
+    client.node.destroy_client(searches)
+    assert all(answer.success for answer in answers)
+    assert len({answer.candidate_count for answer in answers}) > 2  # some of them in the midst of it
+    status, result = job.result()
+    assert (status, result.indexed) == (GoalStatus.STATUS_SUCCEEDED, before + 900 - 18)
+    assert "18 x id of an image from another place" in result.message
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
