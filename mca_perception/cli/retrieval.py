@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +47,16 @@ def index(
     share: Annotated[
         str | None, typer.Option(help="Only the I-th of N shares, I/N, for several machines; see merge.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Encode on a Ray cluster: HOST:PORT, auto, or local for processes of this machine."
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=4096, help="Processes on the cluster. [default: one per processor]"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Encode images and add them to a store. Run it again to go on where it was stopped, or to add new images."""
@@ -53,6 +64,7 @@ def index(
     from mca_perception.retrieval.encoder import DualEncoder
     from mca_perception.retrieval.indexing import index_images
     from mca_perception.retrieval.merging import Share, parse_share
+    from mca_perception.retrieval.ray_encoding import ray_encoding
     from mca_perception.retrieval.sources import open_source
     from mca_perception.retrieval.store import RetrievalStore
 
@@ -60,10 +72,16 @@ def index(
     if share is not None:
         source = Share(source, *parse_share(share))
     encoder = DualEncoder.from_bundle(model)
+    workers = (
+        nullcontext()
+        if ray is None
+        else ray_encoding(model, encoder.image_fingerprint, address=ray, workers=ray_workers)
+    )
     with (
         RetrievalStore.write(
             store, image_model=encoder.image_fingerprint, dimension=encoder.dimension, dtype=dtype
         ) as opened,
+        workers as encode,
         progress_bar() as bar,
     ):
         ticks = iter(bar(range(len(source) + 1), "images"))
@@ -79,6 +97,7 @@ def index(
             source,
             opened,
             encoder,
+            encode=encode,
             batch=batch,
             bundle=str(model.resolve()),
             progress=lambda progress: show(progress.done),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +18,31 @@ from numpy.typing import NDArray
 from mca_perception.errors import InvalidImageError, RetrievalError
 from mca_perception.retrieval.encoder import ImageEncoder
 from mca_perception.retrieval.sources import Entry, ImageSource
-from mca_perception.retrieval.store import JOB_DONE, RetrievalStore
+from mca_perception.retrieval.store import JOB_DONE, ImageRecord, RetrievalStore
 
-__all__ = ["IndexCounts", "Progress", "index_images"]
+__all__ = ["Encode", "Encoded", "IndexCounts", "Progress", "encode_here", "index_images"]
 
 BATCH = 32
 DECODERS = 2
 _RATE_SECONDS = 10.0
 _UNREADABLE, _REPEATED, _NO_ID = "image not readable", "id that was there before", "id empty or too long"
 _ELSEWHERE = "id of an image from another place (index the folder above both, or use another store)"
+
+
+class Encoded(NamedTuple):
+    """An image after the model.
+
+    Attributes:
+        record: what is known about it.
+        vector: float32 ``[D]``; None where the image cannot be read.
+    """
+
+    record: ImageRecord
+    vector: NDArray[np.float32] | None
+
+
+Encode = Callable[[ImageSource, set[str], int], Generator[list[Encoded], None, None]]
+"""Encodes the images of a source whose ids are wanted, in the source's order, in batches of a size."""
 
 
 @dataclass
@@ -71,6 +90,7 @@ def index_images(
     store: RetrievalStore,
     encoder: ImageEncoder,
     *,
+    encode: Encode | None = None,
     batch: int = BATCH,
     resume: bool = True,
     bundle: str = "",
@@ -86,6 +106,7 @@ def index_images(
         source: images in a fixed order.
         store: opened for writing.
         encoder: of the images; its fingerprint must be the store's.
+        encode: how images come to their vectors; by default with this encoder, in this process.
         batch: images that go through the model and to the disk together.
         resume: go on with a run that did not finish; without it, such a store is refused.
         bundle: where the bundle lies, remembered for searches.
@@ -112,24 +133,16 @@ def index_images(
     facts = {"job": source.description, **({"bundle": bundle} if bundle else {})}
     store.append([], np.zeros((0, store.file.dimension), np.float32), facts=facts)
     pace = _Pace()
-    with ThreadPoolExecutor(DECODERS) as decoders:
-        for entries in _batched(source.entries(wanted) if wanted else (), batch):
-            if cancelled():
-                counts.cancelled = True
+    with closing((encode or partial(encode_here, encoder))(source, wanted, batch)) as batches:
+        while wanted:
+            counts.cancelled = cancelled()
+            if counts.cancelled or (encoded := next(batches, None)) is None:
                 break
-            _add(entries, decoders.map(_load, entries), store, encoder, counts, wanted)
+            _add(encoded, store, counts, wanted)
             done = total - len(wanted)
-            rate = pace.tick(len(entries))
-            progress(
-                Progress(
-                    "encode",
-                    done,
-                    total,
-                    counts.skipped.total(),
-                    rate,
-                    len(wanted) / rate if rate else np.nan,
-                )
-            )
+            rate = pace.tick(len(encoded))
+            remaining = len(wanted) / rate if rate else np.nan
+            progress(Progress("encode", done, total, counts.skipped.total(), rate, remaining))
     if not counts.cancelled:
         store.append([], np.zeros((0, store.file.dimension), np.float32), facts={"job": JOB_DONE})
     counts.seconds = time.perf_counter() - start
@@ -155,6 +168,20 @@ def _missing(source: ImageSource, store: RetrievalStore, counts: IndexCounts) ->
     return wanted
 
 
+def encode_here(
+    encoder: ImageEncoder, source: ImageSource, wanted: set[str], batch: int
+) -> Generator[list[Encoded], None, None]:
+    """Encode in this process, while threads read the images; see :data:`Encode`."""
+    with ThreadPoolExecutor(DECODERS) as decoders:
+        for entries in _batched(source.entries(wanted), batch):
+            images = list(decoders.map(_load, entries))
+            vectors = iter(encoder.encode_images([image for image in images if image is not None]))
+            yield [
+                Encoded(entry.record, None if image is None else next(vectors))
+                for entry, image in zip(entries, images, strict=True)
+            ]
+
+
 def _load(entry: Entry) -> NDArray[np.uint8] | None:
     try:
         return entry.load()
@@ -162,32 +189,22 @@ def _load(entry: Entry) -> NDArray[np.uint8] | None:
         return None
 
 
-def _add(
-    entries: list[Entry],
-    images: Iterable[NDArray[np.uint8] | None],
-    store: RetrievalStore,
-    encoder: ImageEncoder,
-    counts: IndexCounts,
-    wanted: set[str],
-) -> None:
-    """Encode a batch and put it into the store; what of it is done is no longer wanted."""
-    loaded: list[tuple[Entry, NDArray[np.uint8]]] = []
+def _add(encoded: list[Encoded], store: RetrievalStore, counts: IndexCounts, wanted: set[str]) -> None:
+    """Put a batch into the store; what of it is done is no longer wanted."""
+    vectors = np.zeros((len(encoded), store.file.dimension), np.float32)
+    records: list[ImageRecord] = []
     skipped: dict[str, str] = {}
-    for entry, image in zip(entries, images, strict=True):
-        if entry.record.image_id not in wanted:
+    for record, vector in encoded:
+        if record.image_id not in wanted:
             continue
-        wanted.discard(entry.record.image_id)
-        if image is None:
-            skipped[entry.record.image_id] = _UNREADABLE
+        wanted.discard(record.image_id)
+        if vector is None:
+            skipped[record.image_id] = _UNREADABLE
         else:
-            loaded.append((entry, image))
-    vectors = (
-        encoder.encode_images([image for _, image in loaded])
-        if loaded
-        else np.zeros((0, store.file.dimension), np.float32)
-    )
-    store.append([entry.record for entry, _ in loaded], vectors, skipped)
-    counts.added += len(loaded)
+            vectors[len(records)] = vector
+            records.append(record)
+    store.append(records, vectors[: len(records)], skipped)
+    counts.added += len(records)
     counts.skipped.update(skipped.values())
 
 

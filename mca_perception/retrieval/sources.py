@@ -15,7 +15,15 @@ from mca_perception.datasets.images import IMAGE_SUFFIXES, decode_rgb, read_rgb
 from mca_perception.errors import InvalidImageError, RetrievalError
 from mca_perception.retrieval.store import MAX_ID_CHARACTERS, ImageRecord
 
-__all__ = ["Entry", "FolderSource", "ImageSource", "ParquetSource", "open_image", "open_source"]
+__all__ = [
+    "Entry",
+    "FolderSource",
+    "ImageReader",
+    "ImageSource",
+    "ParquetSource",
+    "open_image",
+    "open_source",
+]
 
 MAX_IMAGES = 2_000_000_000
 PARQUET = ".parquet"
@@ -58,7 +66,7 @@ class ImageSource(Protocol):
         ...
 
     def records(self) -> Iterator[Sequence[ImageRecord]]:
-        """Ids and places in order, in groups, without what else is known; images are not read for it."""
+        """What is known about the images in order, in groups; the images themselves are not read for it."""
         ...
 
     def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
@@ -144,29 +152,29 @@ class ParquetSource:
         return sum(table.metadata.num_rows for _, table in self._tables)
 
     def records(self) -> Iterator[Sequence[ImageRecord]]:
-        """See :class:`ImageSource`."""
-        for file, table in self._tables:
-            if "image_id" not in table.schema_arrow.names:
-                yield [_record(file, row) for row in range(table.metadata.num_rows)]
-                continue
-            row = 0
-            for batch in table.iter_batches(columns=["image_id"]):
-                ids = batch.column(0).to_pylist()
-                yield [_record(file, row + i, value) for i, value in enumerate(ids)]
-                row += len(ids)
+        """Ids, places and captions."""
+        for records, _ in self._read():
+            yield records
 
     def entries(self, wanted: set[str] | None = None) -> Iterator[Entry]:
-        """Images with their captions."""
+        """Images with what is known about them."""
+        for records, contents in self._read("image"):
+            for record, content in zip(records, contents, strict=True):
+                if wanted is None or record.image_id in wanted:
+                    yield Entry(record, _bytes(content))
+
+    def _read(self, *more: str) -> Iterator[tuple[list[ImageRecord], list[Any]]]:
+        """Records, and what stands in the column ``image`` where that is asked for."""
         for file, table in self._tables:
-            names = set(table.schema_arrow.names)
-            columns = [name for name in ("image_id", "image", "language", *CAPTION_COLUMNS) if name in names]
+            names = table.schema_arrow.names
+            columns = [name for name in ("image_id", "language", *CAPTION_COLUMNS, *more) if name in names]
             row = 0
-            for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
-                for values in batch.to_pylist():
-                    record = _record(file, row, values.get("image_id"))
-                    row += 1
-                    if wanted is None or record.image_id in wanted:
-                        yield Entry(record._replace(metadata=_captions(values)), _bytes(values["image"]))
+            for rows in _rows(table, columns):
+                yield (
+                    [_record(file, row + i, values) for i, values in enumerate(rows)],
+                    [values.get("image") for values in rows],
+                )
+                row += len(rows)
 
 
 def open_source(path: str | os.PathLike[str]) -> ImageSource:
@@ -181,33 +189,56 @@ def open_source(path: str | os.PathLike[str]) -> ImageSource:
     return FolderSource(source)
 
 
+class ImageReader:
+    """Opens images at the places that records name; of Parquet files the row group read last is kept in memory."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[str, int, Any] = ("", -1, None)
+
+    def open(self, uri: str) -> NDArray[np.uint8]:
+        """The image uint8 ``[H, W, 3]`` RGB, upright.
+
+        Raises:
+            InvalidImageError: it is not there any more, or cannot be read.
+        """
+        file, separator, row = uri.rpartition("#")
+        if not separator or not file.endswith(PARQUET) or not row.isdigit():
+            return read_rgb(uri, oriented=True)
+        from pyarrow import ArrowException, parquet
+
+        try:
+            table, number = parquet.ParquetFile(file), int(row)
+            for group in range(table.num_row_groups):
+                rows = table.metadata.row_group(group).num_rows
+                if number < rows:
+                    if self._kept[:2] != (file, group):
+                        column = table.read_row_group(group, columns=["image"]).column(0)
+                        self._kept = (file, group, column)
+                    return decode_rgb(_bytes(self._kept[2][number].as_py()), uri, oriented=True)
+                number -= rows
+        except (OSError, ArrowException) as error:
+            raise InvalidImageError(f"{uri} cannot be read ({error}); check the file") from error
+        raise InvalidImageError(f"{uri} is beyond the end of the file; index it again")
+
+
 def open_image(uri: str) -> NDArray[np.uint8]:
-    """The image uint8 ``[H, W, 3]`` RGB at a place that a store names.
-
-    Raises:
-        InvalidImageError: it is not there any more, or cannot be read.
-    """
-    file, separator, row = uri.rpartition("#")
-    if not separator or not file.endswith(PARQUET) or not row.isdigit():
-        return read_rgb(uri, oriented=True)
-    from pyarrow import ArrowException, parquet
-
-    try:
-        table, number = parquet.ParquetFile(file), int(row)
-        for group in range(table.num_row_groups):
-            rows = table.metadata.row_group(group).num_rows
-            if number < rows:
-                column = table.read_row_group(group, columns=["image"]).column(0)
-                return decode_rgb(_bytes(column[number].as_py()), uri, oriented=True)
-            number -= rows
-    except (OSError, ArrowException) as error:
-        raise InvalidImageError(f"{uri} cannot be read ({error}); check the file") from error
-    raise InvalidImageError(f"{uri} is beyond the end of the file; index it again")
+    """One image, as :meth:`ImageReader.open`."""
+    return ImageReader().open(uri)
 
 
-def _record(file: Path, row: int, image_id: object = None) -> ImageRecord:
+def _rows(table: Any, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+    if columns:
+        yield from (
+            part.to_pylist() for part in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns)
+        )
+    else:
+        yield [{}] * table.metadata.num_rows
+
+
+def _record(file: Path, row: int, values: dict[str, Any]) -> ImageRecord:
     """A row of a Parquet file; it is named after its place where it has no id."""
-    return ImageRecord(str(image_id or f"{file.name}#{row}"), f"{file}#{row}")
+    image_id = str(values.get("image_id") or f"{file.name}#{row}")
+    return ImageRecord(image_id, f"{file}#{row}", _captions(values))
 
 
 def _bytes(value: Any) -> bytes:

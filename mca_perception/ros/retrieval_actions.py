@@ -65,11 +65,15 @@ class IndexAction:
         return self._running.locked()
 
     def _accept(self, goal: Any) -> GoalResponse:
-        # Taken here and released at the end of the goal, so that a second one is refused at once.
-        taken = not self._closing and self._running.acquire(blocking=False)
-        return GoalResponse.ACCEPT if taken else GoalResponse.REJECT
+        # The lock is taken later: rclpy does not execute a goal whose caller cannot be told that it is accepted.
+        return GoalResponse.REJECT if self._closing or self.is_running else GoalResponse.ACCEPT
 
     def _execute(self, handle: Any) -> BuildIndex.Result:
+        if not self._running.acquire(blocking=False):
+            handle.abort()
+            text = "another job began at the same time; wait for it, or cancel it"
+            return BuildIndex.Result(success=False, message=text)
+
         def show(progress: Progress) -> None:
             handle.publish_feedback(to_feedback(progress))
 

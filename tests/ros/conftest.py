@@ -1,5 +1,7 @@
 """Pictures for the colour bundle, and node processes on a ROS domain of their own."""
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import os
@@ -7,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,19 @@ def colour_gallery(colour_bundle: Path, colour_references: Path) -> Path:
     return target
 
 
+_STARTED: list[NodeProcess] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A test that fails shows what the nodes of its module wrote last."""
+    report = yield
+    if report.failed:
+        for node in _STARTED:
+            report.sections.append((f"output of {node.log.name}", node.output()[-4000:]))
+    return report
+
+
 class NodeProcess:
     """A node as a child process; its output goes to a file."""
 
@@ -141,20 +156,20 @@ class NodeProcess:
 @pytest.fixture(scope="module")
 def start_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., NodeProcess]]:
     """Starts node processes: `start_node("perception_node", model=...)`. All are gone after the module."""
-    started: list[NodeProcess] = []
 
     def start(module: str, *, namespace: str = "/perception", **parameters: Any) -> NodeProcess:
-        started.append(NodeProcess(module, parameters, tmp_path_factory.mktemp("node"), namespace))
-        return started[-1]
+        _STARTED.append(NodeProcess(module, parameters, tmp_path_factory.mktemp("node"), namespace))
+        return _STARTED[-1]
 
     yield start
-    for node in started:  # asked first: a killed node leaves its shared memory behind
+    for node in _STARTED:  # asked first: a killed node leaves its shared memory behind
         if node.process.poll() is None:
             node.process.send_signal(signal.SIGINT)
-    for node in started:
+    for node in _STARTED:
         with contextlib.suppress(subprocess.TimeoutExpired):
             node.process.wait(15)
         node.kill()
+    _STARTED.clear()
 
 
 class Client:
@@ -240,6 +255,23 @@ class Client:
         self.wait(future.done, timeout, f"answer of {name}")
         self.node.destroy_client(client)
         return future.result()
+
+    def known_to(self, kind: Any, name: str, timeout: float = 60.0) -> None:
+        """Wait until the node of a service knows every reader that was made before.
+
+        A node learns of readers in the order in which they were made, and drops an answer whose reader it has not
+        heard of within 100 ms: once it answers a younger client, older ones get their answers, too.
+        """
+        end = time.monotonic() + timeout
+        client = self.node.create_client(kind, name)
+        self.wait(client.service_is_ready, timeout, f"service {name}")
+        asked = []
+        while not any(future.done() for future in asked):
+            assert time.monotonic() < end, f"timed out waiting for an answer of {name}"
+            asked.append(client.call_async(kind.Request()))
+            with contextlib.suppress(AssertionError):
+                self.wait(asked[-1].done, 2.0)
+        self.node.destroy_client(client)
 
     def close(self) -> None:
         import rclpy

@@ -15,13 +15,15 @@ pytest.importorskip("rclpy")
 from action_msgs.msg import GoalStatus
 from mca_perception_msgs.action import BuildIndex
 from mca_perception_msgs.srv import AddImages, IndexInfo, SearchImages
-from rclpy.action import ActionClient
+from rclpy.action import ActionClient, GoalResponse
 from sensor_msgs.msg import CompressedImage
 
 from mca_perception.retrieval.store import RetrievalStore
 from mca_perception.ros import qos
 from mca_perception.ros.descriptions import retrieval
 from mca_perception.ros.parameters import markdown_table
+from mca_perception.ros.retrieval_actions import IndexAction
+from mca_perception.ros.retrieval_service import RetrievalService
 from tests.support.retrieval import WORDS, write_colour_encoder, write_colour_photos
 
 pytestmark = pytest.mark.xdist_group("test_retrieval_node")
@@ -55,14 +57,10 @@ def node(start_node: Callable[..., Any], store: Path, bundle: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def actions(node: Any, lasting_client: Any) -> Iterator[Any]:
-    """Client of the action that gets every feedback.
-
-    The node learns of readers in the order in which they were made, and answers a call only once it knows the reader
-    of the answer: after a call by a younger client it knows the reader of the feedback, too.
-    """
+    """Client of the action that gets every answer and feedback."""
     actions = ActionClient(lasting_client.node, BuildIndex, "/retrieval/index")
     lasting_client.wait(actions.server_is_ready, 60, "the action")
-    lasting_client.call(IndexInfo, "/retrieval/index_info")
+    lasting_client.known_to(IndexInfo, "/retrieval/index_info")
     yield actions
     actions.destroy()
 
@@ -200,6 +198,28 @@ def test_a_job_makes_the_index_grow_under_sixteen_searches(
     assert "18 x id of an image from another place" in result.message
 
 
+def test_of_two_jobs_at_once_one_is_done(node: Any, client: Any, actions: Any, tmp_path: Path) -> None:
+    photos = write_colour_photos(tmp_path / "many", each=50, size=8)
+    goals = [BuildIndex.Goal(source=str(photos), index=str(tmp_path / f"{name}.store")) for name in "ab"]
+    sent = [actions.send_goal_async(goal) for goal in goals]
+    client.wait(lambda: all(future.done() for future in sent), 30, "answers to both goals")
+    results = [future.result().get_result_async() for future in sent if future.result().accepted]
+    client.wait(lambda: all(future.done() for future in results), 60, "results")
+    found = [(future.result().status, future.result().result.message) for future in results]
+    assert [status for status, _ in found].count(GoalStatus.STATUS_SUCCEEDED) == 1
+    assert all("another job" in message for status, message in found if status == GoalStatus.STATUS_ABORTED)
+    assert len(list(tmp_path.glob("*.store"))) == 1
+
+
+def test_a_goal_whose_caller_is_gone_does_not_block_the_next(lasting_client: Any) -> None:
+    """rclpy asks whether a goal is accepted, and does not execute it when the answer cannot be sent."""
+    service = RetrievalService(Path("/nowhere"))
+    action = IndexAction(lasting_client.node, service, report=lambda _: None)
+    goals = [action._accept(BuildIndex.Goal()) for _ in range(2)]
+    action.close()
+    assert goals == [GoalResponse.ACCEPT] * 2
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -235,8 +255,9 @@ def test_the_node_ends_in_the_middle_of_a_job(
     own = start_node("retrieval_node", namespace="/second", store=str(tmp_path / "s"), model=str(bundle.path))
     actions = ActionClient(client.node, BuildIndex, "/second/index")
     client.wait(actions.server_is_ready, 60, "the action")
+    client.known_to(IndexInfo, "/second/index_info")
     sent = actions.send_goal_async(BuildIndex.Goal(source=str(photos)))
-    client.wait(sent.done, 30)
+    client.wait(sent.done, 30, "an answer to the goal")
     client.wait(lambda: (tmp_path / "s" / "vectors.bin").exists(), 30)
     assert own.stop() == 0
     actions.destroy()
