@@ -13,6 +13,11 @@ __all__ = ["app"]
 
 app = typer.Typer()
 
+VisualShare = Annotated[
+    float,
+    typer.Option(min=0.01, max=1, help="Share of the sentences to read: those that the images can show."),
+]
+
 
 @app.command(
     "grocery-retrieval",
@@ -24,6 +29,7 @@ def grocery_retrieval(
     out: Out,
     split: Annotated[str, typer.Option(help="NAME of the list of photos NAME.txt.")] = "val",
     summary: Annotated[bool, typer.Option(help="Search with summaries of the descriptions.")] = True,
+    visual_share: VisualShare = 1.0,
     per_entity: Annotated[
         int,
         typer.Option(min=0, help="Images per entity of an index over train's descriptions; 0: score all."),
@@ -35,7 +41,16 @@ def grocery_retrieval(
     """Score how well product descriptions find the natural photos of the products."""
     from mca_perception.cli.retrieval_reports import evaluate_grocery
 
-    evaluate_grocery(data, split, model, out, summary=summary, per_entity=per_entity, back_end=back_end)
+    evaluate_grocery(
+        data,
+        split,
+        model,
+        out,
+        summary=summary,
+        visual_share=visual_share,
+        per_entity=per_entity,
+        back_end=back_end,
+    )
 
 
 @app.command(
@@ -51,6 +66,7 @@ def atomic(
         typer.Option(help="Images to search: small (the split's own), base (of any qrels) or large (all)."),
     ] = "base",
     summary: Annotated[bool, typer.Option(help="Search with summaries of the texts.")] = True,
+    visual_share: VisualShare = 1.0,
     per_entity: Annotated[
         int, typer.Option(min=0, help="Images per entity of an index over train's texts; 0: score all.")
     ] = 0,
@@ -73,6 +89,7 @@ def atomic(
         out,
         pool=pool,
         summary=summary,
+        visual_share=visual_share,
         per_entity=per_entity,
         back_end=back_end,
         entity_model=entity_model,

@@ -203,6 +203,12 @@ def search(
     whole: Annotated[
         bool, typer.Option("--no-summary", help="Read the text from its beginning instead of a summary.")
     ] = False,
+    visual_share: Annotated[
+        float,
+        typer.Option(
+            min=0.01, max=1, help="Share of the sentences to read: those that the store's images can show."
+        ),
+    ] = 1.0,
     scan: Annotated[
         bool, typer.Option("--no-entities", help="Score all images, whatever the entities.")
     ] = False,
@@ -245,6 +251,7 @@ def search(
         top_n=top_n,
         use_entities=not scan,
         use_summary=not whole,
+        visual_share=visual_share,
         near_duplicate=NEAR_DUPLICATE if collapse else None,
     )
     with retriever.store:

@@ -42,7 +42,15 @@ _PACKAGES = ("faiss-cpu", "ir-measures", "sentencepiece")
 
 
 def evaluate_grocery(
-    data: Path, split: str, model: Path, out: Path, *, summary: bool, per_entity: int, back_end: str
+    data: Path,
+    split: str,
+    model: Path,
+    out: Path,
+    *,
+    summary: bool,
+    visual_share: float,
+    per_entity: int,
+    back_end: str,
 ) -> dict[str, Any]:
     """Descriptions of products against the natural photos of a split; returns what ``metrics.json`` holds.
 
@@ -61,11 +69,22 @@ def evaluate_grocery(
                 train = read_grocery_queries(data, "train").queries.values()
                 _add_entities(store, encoder, train, per_entity)
             retriever = Retriever(store, encoder, searcher=open_searcher(store, back_end))
-            options = SearchOptions(top_n=MAX_TOP_N, use_summary=summary, use_entities=per_entity > 0)
+            options = _options(summary, visual_share, per_entity)
             with reports.progress_bar() as progress:
                 run = evaluate(retriever, queries.queries, queries.qrels, GROCERY_METRICS, options, progress)
-    settings = {"summary": summary, "per_entity": per_entity, "back_end": back_end}
+    settings = {
+        "summary": summary,
+        "visual_share": visual_share,
+        "per_entity": per_entity,
+        "back_end": back_end,
+    }
     return _write(out, "grocery-retrieval", data, split, encoder, run, images, counts, settings)
+
+
+def _options(summary: bool, visual_share: float, per_entity: int) -> SearchOptions:
+    return SearchOptions(
+        top_n=MAX_TOP_N, use_summary=summary, visual_share=visual_share, use_entities=per_entity > 0
+    )
 
 
 def evaluate_atomic(
@@ -76,6 +95,7 @@ def evaluate_atomic(
     *,
     pool: str,
     summary: bool,
+    visual_share: float,
     per_entity: int,
     back_end: str,
     entity_model: Path | None,
@@ -108,13 +128,14 @@ def evaluate_atomic(
             pretrained = encoder if entity_model is None else DualEncoder.from_bundle(entity_model)
             _add_entities(store, pretrained, train, per_entity)
         retriever = Retriever(store, encoder, searcher=open_searcher(store, back_end))
-        options = SearchOptions(top_n=MAX_TOP_N, use_summary=summary, use_entities=per_entity > 0)
+        options = _options(summary, visual_share, per_entity)
         with reports.progress_bar() as progress:
             run = evaluate(retriever, texts, qrels, ATOMIC_METRICS, options, progress)
     write_run(out / "run.txt", run.rankings)
     settings = {
         "pool": pool,
         "summary": summary,
+        "visual_share": visual_share,
         "per_entity": per_entity,
         "back_end": back_end,
         "texts_missing": len(qrels.keys() - texts.keys()),

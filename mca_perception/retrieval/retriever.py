@@ -19,6 +19,7 @@ from mca_perception.retrieval.entity_index import EntityIndex
 from mca_perception.retrieval.exact_search import ExactSearch, Hits, Searcher, score_rows
 from mca_perception.retrieval.store import RetrievalStore
 from mca_perception.retrieval.summary import ExtractiveSummariser, Summariser
+from mca_perception.retrieval.visual_sentences import VisualSentences
 
 __all__ = ["MAX_TOP_N", "Answer", "Hit", "Retriever", "SearchOptions", "open_retriever"]
 
@@ -39,6 +40,8 @@ class SearchOptions:
         use_entities: score only the images that the document's entities lead to.
         entities: use these instead of those found in the document.
         use_summary: encode a summary of the document; otherwise its titles and beginning.
+        visual_share: share of the document's sentences that are read for that, those that the store's images can show;
+            above 0, and all of them at 1.
         near_duplicate: cosine from which an image counts as a repetition of a better one and is left out; None keeps
             all.
         timeout_s: give up after this long, between two stages; None waits.
@@ -48,12 +51,15 @@ class SearchOptions:
     use_entities: bool = True
     entities: tuple[str, ...] | None = None
     use_summary: bool = True
+    visual_share: float = 1.0
     near_duplicate: float | None = None
     timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_n <= MAX_TOP_N:
             raise RetrievalError(f"top_n is {self.top_n}; ask for 1 to {MAX_TOP_N} images")
+        if not 0 < self.visual_share <= 1:
+            raise RetrievalError(f"visual_share is {self.visual_share}; give a share above 0, up to 1")
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ class Retriever:
         self.summariser = summariser or ExtractiveSummariser()
         self.searcher = searcher or ExactSearch(store)
         self.entities = EntityIndex(store)
+        self._visual = VisualSentences(store, encoder)
 
     def retrieve(
         self,
@@ -202,6 +209,7 @@ class Retriever:
         return self.extractor.extract(document)
 
     def _text(self, document: Document, options: SearchOptions, warnings: list[str]) -> str:
+        document = self._visual.keep(document, options.visual_share)
         if not options.use_summary:
             return document.plain()
         if self.summariser.is_simple:

@@ -45,6 +45,7 @@ class RetrievalNode(ManagedNode):
             location=parameters["location"],
             spacy=parameters["spacy"],
             summariser=parameters["summariser"],
+            visual_share=parameters["visual_share"],
             threads=parameters["threads"],
         )
         if Path(parameters["store"]).exists():

@@ -40,6 +40,7 @@ class RetrievalService:
         location: of Qdrant.
         spacy: folder of a spaCy pipeline, or empty.
         summariser: folder of a model for summaries, or empty.
+        visual_share: see :class:`~mca_perception.retrieval.retriever.SearchOptions`.
         threads: of one operator in ONNX Runtime.
     """
 
@@ -52,9 +53,11 @@ class RetrievalService:
         location: str = "",
         spacy: str = "",
         summariser: str = "",
+        visual_share: float = 1.0,
         threads: int | None = None,
     ) -> None:
         self.store = store
+        self._visual_share = visual_share
         self._model, self._threads = model, threads
         self._options: dict[str, Any] = {
             "back_end": back_end,
@@ -88,6 +91,7 @@ class RetrievalService:
             top_n=request.top_n or DEFAULT_TOP_N,
             entities=tuple(request.entities) or None,
             use_summary=request.use_summary,
+            visual_share=self._visual_share,
             timeout_s=request.timeout_ms / 1000 if request.timeout_ms else None,
         )
         answer = self.open().retrieve(to_document(request), options)
