@@ -175,7 +175,8 @@ def encode_here(
     with ThreadPoolExecutor(DECODERS) as decoders:
         for entries in _batched(source.entries(wanted), batch):
             images = list(decoders.map(_load, entries))
-            vectors = iter(encoder.encode_images([image for image in images if image is not None]))
+            readable = [image for image in images if image is not None]
+            vectors = iter(encoder.encode_images(readable) if readable else ())
             yield [
                 Encoded(entry.record, None if image is None else next(vectors))
                 for entry, image in zip(entries, images, strict=True)

@@ -22,7 +22,7 @@ PROFILES = {
     "colcon": ("ros",),
     "demo": ("ros",),
     "test": ("backbones", "dev", "lora", "oracles", "retrieval", "ros", "train"),
-    "setup": ("backbones", "crisis", "dev", "lora", "oracles", "qdrant", "retrieval", "ros", "train"),
+    "setup": ("backbones", "crisis", "dev", "lora", "oracles", "qdrant", "ray", "retrieval", "ros", "train"),
 }
 FREE_GB = {"colcon": 2.0, "demo": 1.5, "test": 8.0, "setup": 9.0}
 NEWEST_WHEEL_PYTHON = (3, 14)

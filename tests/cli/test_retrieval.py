@@ -118,6 +118,19 @@ def test_a_text_and_an_image_are_one_query(mca, store, tmp_path, weight: float, 
     assert {line.split()[1].split("/")[0] for line in printed.splitlines()} <= found
 
 
+def test_what_no_picture_shows_is_not_read(mca, store) -> None:
+    text = "It is cheap. It comes by post. A red picture. It came from the sea."
+    command = ("retrieval", "search", "--store", store, text, "--visual-share", 0.25, "--json")
+    assert json.loads(mca(*command)[1])["summary"] == "A red picture."
+
+
+def test_ray_is_named_where_it_is_missing(mca, bundle, photos, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    command = ("--images", photos, "--store", tmp_path / "s", "--model", bundle.path, "--ray", "local")
+    code, _, errors = mca("retrieval", "index", *command)
+    assert (code, "--ray needs Ray: pip install" in errors) == (2, True)
+
+
 def test_entities_narrow_a_search_down(mca, store, tmp_path) -> None:
     (tmp_path / "documents.jsonl").write_text(
         '{"text": "The red sea and a green one."}\n{"page_title": "Blue", "hierachy": ["Yellow"]}\n'
