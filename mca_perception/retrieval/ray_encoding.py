@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -158,8 +158,7 @@ class _Worker:
         readable = np.array([image is not None for image in images])
         vectors = np.zeros((len(images), self._encoder.dimension), np.float32)
         vectors[readable] = self._encoder.encode_images([image for image in images if image is not None])
-        names: Iterable[str] = table.column_names
-        return {name: table[name].to_pylist() for name in names} | {"vector": vectors, "readable": readable}
+        return {**table.to_pydict(), "vector": vectors, "readable": readable}
 
     def _load(self, uri: str) -> NDArray[np.uint8] | None:
         try:
