@@ -45,6 +45,28 @@ def test_the_profile_is_selected_and_holds_large_images(
     assert (values["sec"], values["nanosec"]) == ("0", "100000000")
 
 
+def test_no_type_lookup_runs(repository: Path, tmp_path: Path) -> None:
+    """A process crashed in its thread while it ended."""
+    pytest.importorskip("rclpy")
+    threads = (
+        "from pathlib import Path; print([p.read_text() for p in Path('/proc/self/task').glob('*/comm')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import rclpy; rclpy.init(); node = rclpy.create_node('threads'); {threads}"],
+        env={
+            **os.environ,
+            transport.PROFILE_VARIABLE: str(repository / "config" / "fastdds.xml"),
+            "ROS_LOG_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "dds.ev" in done.stdout
+    assert "dds.tls" not in done.stdout
+
+
 @pytest.mark.parametrize(("period", "complaint"), [("100000000", False), ("soon", True)])
 def test_the_middleware_reads_the_profile(
     repository: Path, tmp_path: Path, period: str, complaint: bool
