@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--images", type=int, default=100_000, help="made-up vectors in the index")
     parser.add_argument("--searches", type=int, default=300, help="searches per number in flight")
-    parser.add_argument("--pictures", type=int, default=4000, help="pictures of each index job")
+    parser.add_argument("--pictures", type=int, default=6000, help="pictures of each index job")
     parser.add_argument("--note", default="", help="what else has to be known about this run")
     options = parser.parse_args()
     if importlib.util.find_spec("rclpy") is None:
