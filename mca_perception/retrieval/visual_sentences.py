@@ -1,9 +1,9 @@
 """Which sentences of a document say something that can be seen on the images of a store; needs no weights of its own.
 
-A sentence about a price or a date fits all images alike; one about a colour fits some of them much better. So a
-sentence's score is how far its best cosines stand out of all its cosines with a sample of the store's images. The idea
-of comparing with images that mean nothing is Verma et al., "Learning the Visualness of Text Using Large
-Vision-Language Models"; they train for it, this does not.
+A model that was trained to bring texts to their images has some near a sentence that can be seen, and none near one
+about a price or a date: a sentence's score is its mean cosine with the nearest images of a sample of the store. (Verma
+et al., "Learning the Visualness of Text Using Large Vision-Language Models", train for it with an image that means
+nothing; this does not train.) docs/retrieval.md tells how far that gets.
 """
 
 from __future__ import annotations
@@ -41,13 +41,11 @@ class VisualSentences:
         self._sample: tuple[int, NDArray[np.float32]] = (0, np.zeros((0, 0), np.float32))
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """How far the best cosines of each text stand out, float32 ``[T]`` in standard deviations of its cosines."""
+        """Mean cosine of each text with the 2 % of the sample that are nearest to it, float32 ``[T]``."""
         images = self._images()
         cosines = self._encoder.encode_texts(texts) @ images.T
         best = max(1, round(_BEST_SHARE * len(images)))
-        highest = np.partition(cosines, -best, axis=1)[:, -best:].mean(axis=1)
-        spread = np.maximum(cosines.std(axis=1), 1e-6)
-        return np.asarray((highest - cosines.mean(axis=1)) / spread, np.float32)
+        return np.asarray(np.partition(cosines, -best, axis=1)[:, -best:].mean(axis=1), np.float32)
 
     def keep(self, document: Document, share: float) -> Document:
         """The document with this share of its sentences, those with the highest scores, in their order.
