@@ -14,7 +14,6 @@ import csv
 import html
 import re
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +84,12 @@ def measure(retriever: Retriever, queries: GroceryQueries, others: list[str]) ->
         figures = {name: round(value, 4) for name, value in run.metrics.items()}
         return {**figures, "p50_ms": run.latency_ms["total"]["p50"]}
 
-    rows: dict[str, Callable[[], dict[str, Any]]] = {
-        "description alone": lambda: judged({topic: d.text for topic, d in queries.queries.items()}),
-        "mixed": lambda: judged(whole),
-    }
-    found = {name: row() for name, row in rows.items()}
+    alone = {topic: document.text for topic, document in queries.queries.items()}
+    found = {"description alone": judged(alone), "mixed": judged(whole)}
     for share in SHARES:
-        found[f"description alone, share {share}"] = judged(
-            {topic: d.text for topic, d in queries.queries.items()}, share
-        )
-        found[f"mixed, share {share}"] = judged(whole, share)
         drawn = {topic: at_random(sentence, share, rng) for topic, sentence in parts.items()}
+        found[f"description alone, share {share}"] = judged(alone, share)
+        found[f"mixed, share {share}"] = judged(whole, share)
         found[f"mixed, {share} at random"] = judged(drawn)
     return found
 
