@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from mca_perception.errors import McaError
+from mca_perception.ros.ending import ends_within
 from mca_perception.ros.transport import prepare_process
 
 __all__ = ["BAD_INPUT", "FAILED", "Spinner", "StopSignal", "run_node"]
@@ -22,6 +23,8 @@ __all__ = ["BAD_INPUT", "FAILED", "Spinner", "StopSignal", "run_node"]
 FAILED, BAD_INPUT = 1, 2
 
 _POLL_S = 0.1  # rclpy cannot be woken by a Python signal handler: the longest reaction to Ctrl-C
+
+_END_S = 5  # the middleware needs milliseconds
 
 NodeType = TypeVar("NodeType", bound=Node)
 
@@ -113,14 +116,15 @@ def run_node(
     notice = prepare_process()
     rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
     node = spinner = None
+    code = FAILED
     try:
         node = make()
         node.get_logger().info(notice)
         spinner = Spinner(node, stop)
-        return body(node, spinner)
+        code = body(node, spinner)
     except (McaError, InvalidParameterValueException, InvalidParameterTypeException) as error:
         sys.stderr.write(f"error: {error}\n")
-        return BAD_INPUT
+        code = BAD_INPUT
     finally:
         if node is not None:
             close = getattr(node, "close", None)
@@ -128,6 +132,8 @@ def run_node(
                 close()
         if spinner is not None:
             spinner.close()
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
+        with ends_within(_END_S, code):
+            if node is not None:
+                node.destroy_node()
+            rclpy.try_shutdown()
+    return code
