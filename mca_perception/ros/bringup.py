@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 from mca_perception.ros.descriptions import LAUNCHES, LaunchError
+from mca_perception.ros.ending import END_S, ends_within
 from mca_perception.ros.heartbeats import heartbeat_watch
+from mca_perception.ros.node_descriptions import NodeDescription
 from mca_perception.ros.processes import ProcessGroup
 from mca_perception.ros.transport import configure_transport
 from mca_perception.ros.views import check_installed
@@ -54,23 +57,47 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
             sys.stdout.write(f"[{name}] {line}\n")
             sys.stdout.flush()
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    group = ProcessGroup(on_line=forward)
+    with _first_signal_interrupts(), suppress(KeyboardInterrupt), ExitStack() as watch:
+        watch.enter_context(heartbeat_watch(nodes, group.kill))
+        code = _run(group, nodes)
+        with ends_within(END_S, code):
+            watch.close()  # after the nodes: the middleware has nothing more to tell it
+        return code
+    return 0
 
-    # SIGINT too: a shell starts background jobs with it ignored, and Python then installs no handler of its own.
-    handled = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, interrupt) for number in handled]
+
+def _run(group: ProcessGroup, nodes: Sequence[NodeDescription]) -> int:
+    """Exit code of a group that ran until it ended or was interrupted."""
     try:
-        with ProcessGroup(on_line=forward) as group:
+        with group:
             group.start(nodes)
-            with heartbeat_watch(nodes, group.kill):
-                ended = group.wait()
+            ended = group.wait()
     except KeyboardInterrupt:
         return 0
-    finally:
-        for number, handler in zip(handled, previous, strict=True):
-            signal.signal(number, handler)
     if ended is None or ended.process.returncode == 0:
         return 0
     sys.stderr.write(f"error: {ended.describe_failure()}\n")
     return max(1, ended.process.returncode)
+
+
+@contextmanager
+def _first_signal_interrupts() -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` at the first SIGINT or SIGTERM, and ignore further ones.
+
+    An impatient second one would leave nodes behind; their end has its own time limits.
+    """
+    # SIGINT too: a shell starts background jobs with it ignored, and Python then installs no handler of its own.
+    handled = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(*_: object) -> None:
+        for number in handled:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = [signal.signal(number, interrupt) for number in handled]
+    try:
+        yield
+    finally:
+        for number, handler in zip(handled, previous, strict=True):
+            signal.signal(number, handler)

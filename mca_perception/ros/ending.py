@@ -12,7 +12,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["ends_within"]
+__all__ = ["END_S", "ends_within"]
+
+END_S = 5  # the middleware needs milliseconds
 
 _CLOCK_MONOTONIC, _SIGEV_THREAD = 1, 2
 

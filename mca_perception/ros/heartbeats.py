@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from mca_perception.ros.node_descriptions import NodeDescription
 
@@ -60,44 +61,34 @@ def heartbeat_watch(nodes: Sequence[NodeDescription], on_silence: Callable[[str]
     if not watched:
         yield
         return
-    import rclpy
     from diagnostic_msgs.msg import DiagnosticArray
-    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.executors import ExternalShutdownException
 
     from mca_perception.ros import qos
+    from mca_perception.ros.private_node import private_node
 
     beats = Heartbeats({name: node.heartbeat_s for name, node in watched.items()}, on_silence, time.monotonic)
-    context = rclpy.Context()
-    rclpy.init(context=context, args=[])
-    node = rclpy.create_node(
-        "_bring_up", context=context, start_parameter_services=False, enable_rosout=False
-    )
+    stopped = threading.Event()
 
     def hear(array: DiagnosticArray) -> None:
         for status in array.status:
             if beats.hear(status.name):
                 print(f"[{watched[status.name].name}] is heard, and watched from now on", flush=True)
 
-    node.create_subscription(DiagnosticArray, "/diagnostics", hear, qos.DIAGNOSTICS)
-    node.create_timer(_POLL_S, beats.check)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    stopped = threading.Event()
-
-    def spin() -> None:
+    def spin(executor: Any) -> None:
         while not stopped.is_set():
             try:
                 executor.spin_once(timeout_sec=_POLL_S)
             except ExternalShutdownException:
                 return
 
-    thread = threading.Thread(target=spin, name="heartbeats", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-        executor.shutdown(timeout_sec=1.0)
-        node.destroy_node()
-        rclpy.shutdown(context=context)
+    with private_node("_bring_up") as (node, executor):
+        node.create_subscription(DiagnosticArray, "/diagnostics", hear, qos.DIAGNOSTICS)
+        node.create_timer(_POLL_S, beats.check)
+        thread = threading.Thread(target=spin, args=(executor,), name="heartbeats", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()

@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from mca_perception.errors import McaError
-from mca_perception.ros.ending import ends_within
+from mca_perception.ros.ending import END_S, ends_within
 from mca_perception.ros.transport import prepare_process
 
 __all__ = ["BAD_INPUT", "FAILED", "Spinner", "StopSignal", "run_node"]
@@ -23,8 +23,6 @@ __all__ = ["BAD_INPUT", "FAILED", "Spinner", "StopSignal", "run_node"]
 FAILED, BAD_INPUT = 1, 2
 
 _POLL_S = 0.1  # rclpy cannot be woken by a Python signal handler: the longest reaction to Ctrl-C
-
-_END_S = 5  # the middleware needs milliseconds
 
 NodeType = TypeVar("NodeType", bound=Node)
 
@@ -132,7 +130,7 @@ def run_node(
                 close()
         if spinner is not None:
             spinner.close()
-        with ends_within(_END_S, code):
+        with ends_within(END_S, code):
             if node is not None:
                 node.destroy_node()
             rclpy.try_shutdown()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import SingleThreadedExecutor
 from rich.console import Console
 from rich.live import Live
 
 from mca_perception.ros import qos
 from mca_perception.ros.dashboard import Dashboard
+from mca_perception.ros.private_node import private_node
 from mca_perception.ros.transport import prepare_process
 
 __all__ = ["show"]
@@ -31,15 +31,10 @@ def show(console: Console, *, seconds: float | None = None, once: bool = False) 
         How many nodes were heard.
     """
     prepare_process()
-    context = rclpy.Context()
-    rclpy.init(context=context, args=[])
-    node = rclpy.create_node("_mca_top", context=context, start_parameter_services=False, enable_rosout=False)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
     dashboard = Dashboard()
-    node.create_subscription(DiagnosticArray, "/diagnostics", dashboard.receive, qos.DIAGNOSTICS)
     end = float("inf") if seconds is None else time.monotonic() + seconds
-    try:
+    with private_node("_mca_top") as (node, executor), suppress(KeyboardInterrupt):
+        node.create_subscription(DiagnosticArray, "/diagnostics", dashboard.receive, qos.DIAGNOSTICS)
         if once:
             while not len(dashboard) and time.monotonic() < end:
                 executor.spin_once(timeout_sec=_REFRESH_S)
@@ -56,10 +51,4 @@ def show(console: Console, *, seconds: float | None = None, once: bool = False) 
                     while time.monotonic() < refresh:
                         executor.spin_once(timeout_sec=_REFRESH_S)
                     live.update(dashboard.render(), refresh=True)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        executor.shutdown(timeout_sec=1.0)
-        node.destroy_node()
-        rclpy.try_shutdown(context=context)
     return len(dashboard)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CompressedImage, Image
 
 from mca_perception.errors import InvalidImageError, SourceError
 from mca_perception.ros import qos
 from mca_perception.ros.conversions import stamp_ns
 from mca_perception.ros.images import decode_compressed, decode_image
+from mca_perception.ros.private_node import private_node
 from mca_perception.ros.sources import Frame
 from mca_perception.ros.transport import prepare_process
 
@@ -45,19 +44,14 @@ class TopicSource:
             SourceError: nothing is published.
         """
         prepare_process()
-        context = rclpy.Context()
-        rclpy.init(context=context, args=[])
-        node = rclpy.create_node("_topic_source", context=context, enable_rosout=False)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
         newest: list[Image | CompressedImage] = []
 
         def take(message: Image | CompressedImage) -> None:
             newest[:] = [message]
 
         kind = CompressedImage if self._topic.endswith("/compressed") else Image
-        node.create_subscription(kind, self._topic, take, qos.CAMERA)
-        try:
+        with private_node("_topic_source") as (node, executor):
+            node.create_subscription(kind, self._topic, take, qos.CAMERA)
             for number in range(self._count):
                 newest.clear()
                 end = time.monotonic() + self._patience_s
@@ -82,10 +76,6 @@ class TopicSource:
                 pause = time.monotonic() + self._interval_s
                 while time.monotonic() < pause:
                     executor.spin_once(timeout_sec=max(0.0, pause - time.monotonic()))
-        finally:
-            executor.shutdown(timeout_sec=1.0)
-            node.destroy_node()
-            rclpy.shutdown(context=context)
 
     def close(self) -> None:
         """Every iteration closes its own node."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from mca_perception_msgs.msg import PerceivedObjects
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, PointCloud2
@@ -18,6 +17,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from mca_perception.ros import qos
 from mca_perception.ros.message_definitions import register_message, type_name
+from mca_perception.ros.private_node import private_node
 from mca_perception.ros.transport import prepare_process
 
 __all__ = ["TOPICS", "WebView", "serve"]
@@ -111,25 +111,14 @@ def serve(
     import foxglove
 
     prepare_process()
-    context = rclpy.Context()
-    rclpy.init(context=context, args=[])
-    node = rclpy.create_node(
-        "_mca_view", context=context, start_parameter_services=False, enable_rosout=False
-    )
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    server = foxglove.start_server(name="mca_perception", host=host, port=port)
     end = float("inf") if seconds is None else time.monotonic() + seconds
-    try:
-        view = WebView(node, namespaces)
-        started(server.port)
-        while time.monotonic() < end:
-            executor.spin_once(timeout_sec=_POLL_S)
-        del view
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.stop()
-        executor.shutdown(timeout_sec=1.0)
-        node.destroy_node()
-        rclpy.try_shutdown(context=context)
+    with private_node("_mca_view") as (node, executor), suppress(KeyboardInterrupt):
+        server = foxglove.start_server(name="mca_perception", host=host, port=port)
+        try:
+            view = WebView(node, namespaces)
+            started(server.port)
+            while time.monotonic() < end:
+                executor.spin_once(timeout_sec=_POLL_S)
+            del view
+        finally:
+            server.stop()

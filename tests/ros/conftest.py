@@ -248,13 +248,37 @@ class Client:
         )
 
     def call(self, kind: Any, name: str, timeout: float = 30.0, **fields: Any) -> Any:
-        """Answer of a service."""
+        """Answer of a service, which is asked once."""
+        from rcl_interfaces.srv import ListParameters
+
         client = self.node.create_client(kind, name)
         self.wait(client.service_is_ready, timeout, f"service {name}")
+        parameters = self.wait(lambda: self._parameters_beside(name), timeout, f"the node of service {name}")
+        self.known_to(ListParameters, parameters)
         future = client.call_async(kind.Request(**fields))
         self.wait(future.done, timeout, f"answer of {name}")
         self.node.destroy_client(client)
         return future.result()
+
+    def _parameters_beside(self, name: str) -> str | None:
+        """The service that lists the parameters of the node that offers a service.
+
+        A node may have helpers for its services, without parameters; they carry its name.
+        """
+        from rclpy.node import NodeNameNonExistentError
+
+        service = self.node.resolve_service_name(name)
+        services = dict(self.node.get_service_names_and_types())
+        nodes = self.node.get_node_names_and_namespaces()
+        for server, namespace in nodes:
+            with contextlib.suppress(NodeNameNonExistentError):  # it has just ended
+                if service in dict(self.node.get_service_names_and_types_by_node(server, namespace)):
+                    names = [
+                        node for node, its_namespace in nodes if its_namespace == namespace and node in server
+                    ]
+                    listings = [f"{namespace.rstrip('/')}/{node}/list_parameters" for node in names]
+                    return next((listing for listing in listings if listing in services), None)
+        return None
 
     def known_to(self, kind: Any, name: str, timeout: float = 60.0) -> None:
         """Wait until the node of a service knows every reader that was made before.

@@ -1,7 +1,7 @@
 """`mca up`: the same processes as the launch file, started without the launch packages."""
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +19,7 @@ pytest.importorskip("rclpy")
 from mca_perception.ros.bringup import parse_assignments
 from mca_perception.ros.descriptions import ARMBENCH_ARGUMENTS, armbench
 from mca_perception.ros.processes import ProcessGroup, node_command
+from tests.support.processes import kill_with_children
 
 pytestmark = pytest.mark.xdist_group("test_bringup")
 
@@ -45,8 +46,17 @@ def video(tmp_path: Path, scene: Scene) -> Path:
     return path
 
 
-def run(*arguments: str, timeout: float = 90.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*MCA, *arguments], capture_output=True, text=True, timeout=timeout, check=False)
+def run_command(*command: str) -> subprocess.CompletedProcess[str]:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            out, err = process.communicate(timeout=90)
+        finally:
+            kill_with_children(process)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_command(*MCA, *arguments)
 
 
 def test_arguments_are_listed_without_starting_anything() -> None:
@@ -111,6 +121,20 @@ def test_the_failing_process_gives_the_exit_code_and_its_last_lines(
     assert "holds no images" in failed.stderr
 
 
+def test_a_watch_that_hangs_at_its_end_does_not_keep_the_command(colour_bundle: Path, tmp_path: Path) -> None:
+    script = (
+        "import ctypes\n"
+        "from rclpy.node import Node\n"
+        "from mca_perception.cli.main import main\n"
+        "Node.destroy_node = lambda self: ctypes.PyDLL(None).sleep(1000)\n"  # keeps the interpreter's lock
+        "main()\n"
+    )
+    arguments = ["up", "armbench", f"source:={tmp_path}", f"model:={colour_bundle}"]
+    failed = run_command(sys.executable, "-c", script, *arguments)
+    assert failed.returncode == 2
+    assert "holds no images" in failed.stderr
+
+
 @pytest.fixture
 def running(colour_bundle: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
@@ -120,15 +144,19 @@ def running(colour_bundle: Path) -> Iterator[subprocess.Popen[str]]:
         start_new_session=True,
     )
     yield process
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
+    kill_with_children(process)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupting_stops_all_nodes(running: subprocess.Popen[str], client: Any, number: int) -> None:
+@pytest.mark.parametrize("times", [1, 3], ids=["once", "impatiently"])
+def test_interrupting_stops_all_nodes(
+    running: subprocess.Popen[str], client: Any, number: int, times: int
+) -> None:
     client.perception(lambda facts: facts["state"] == "active", "the node", timeout=60)
-    running.send_signal(number)
+    for _ in range(times):
+        running.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(0.1)
     assert running.wait(30) == 0
     client.wait(lambda: not client.node.count_publishers("objects"), 30, "the end of the node")
 

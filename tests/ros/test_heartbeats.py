@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from mca_perception.ros.heartbeats import Heartbeats
+from tests.support.processes import kill_with_children
 
 pytestmark = pytest.mark.xdist_group("test_heartbeats")
 
@@ -54,10 +55,7 @@ def running(colour_bundle: Path, tmp_path: Path) -> Iterator[subprocess.Popen[by
             start_new_session=True,
         )
         yield process
-        if process.poll() is None:  # the test failed: its node has a session of its own
-            os.kill(child(process), signal.SIGKILL)
-            process.kill()
-        process.wait(10)
+        kill_with_children(process)
 
 
 def child(process: subprocess.Popen[bytes]) -> int:
