@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mca_perception.errors import InvalidImageError, RetrievalError
 from mca_perception.retrieval.encoder import ImageEncoder
 from mca_perception.retrieval.sources import Entry, ImageSource
-from mca_perception.retrieval.store import JOB_DONE, ImageRecord, RetrievalStore
+from mca_perception.retrieval.store import JOB_DONE, MAX_ID_CHARACTERS, ImageRecord, RetrievalStore
 
 __all__ = ["Encode", "Encoded", "IndexCounts", "Progress", "encode_here", "index_images"]
 
@@ -155,14 +155,14 @@ def _missing(source: ImageSource, store: RetrievalStore, counts: IndexCounts) ->
     for records in source.records():
         known = store.known([record.image_id for record in records])
         for name, uri, _ in records:
-            if name in wanted:
+            if not name.strip() or len(name) > MAX_ID_CHARACTERS:
+                counts.skipped[_NO_ID] += 1
+            elif name in wanted:
                 counts.skipped[_REPEATED] += 1
             elif known.get(name) in (uri, ""):
                 counts.already += 1
             elif name in known:
                 counts.skipped[_ELSEWHERE] += 1
-            elif not name.strip():
-                counts.skipped[_NO_ID] += 1
             else:
                 wanted.add(name)
     return wanted

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mca_perception.datasets.images import IMAGE_SUFFIXES, decode_rgb, read_rgb
 from mca_perception.errors import InvalidImageError, RetrievalError
-from mca_perception.retrieval.store import MAX_ID_CHARACTERS, ImageRecord
+from mca_perception.retrieval.store import ImageRecord
 
 __all__ = [
     "Entry",
@@ -86,14 +86,14 @@ class FolderSource:
             raise RetrievalError(f"{folder} is not a folder of images; check the path")
         self.description = str(folder.resolve())
         self._root = folder.resolve()
-        names = []
+        self._names: list[str] = []
         for place, folders, files in os.walk(self._root):
             folders.sort()
             below = Path(place).relative_to(self._root)
-            names += [
+            self._names += [
                 (below / name).as_posix() for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES
             ]
-        self._names = sorted(name for name in names if len(name) <= MAX_ID_CHARACTERS)
+        self._names.sort()
         if not self._names:
             known = ", ".join(sorted(IMAGE_SUFFIXES))
             raise RetrievalError(f"{folder} holds no image ({known}), nor do its sub-folders; check the path")
@@ -190,10 +190,16 @@ def open_source(path: str | os.PathLike[str]) -> ImageSource:
 
 
 class ImageReader:
-    """Opens images at the places that records name; of Parquet files the row group read last is kept in memory."""
+    """Opens images at the places that records name.
+
+    The Parquet file used last stays open, and the row group read last in memory.
+    """
 
     def __init__(self) -> None:
-        self._kept: tuple[str, int, Any] = ("", -1, None)
+        self._file = ""
+        self._table: Any = None
+        self._group = -1
+        self._images: Any = None
 
     def open(self, uri: str) -> NDArray[np.uint8]:
         """The image uint8 ``[H, W, 3]`` RGB, upright.
@@ -204,21 +210,30 @@ class ImageReader:
         file, separator, row = uri.rpartition("#")
         if not separator or not file.endswith(PARQUET) or not row.isdigit():
             return read_rgb(uri, oriented=True)
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException
 
         try:
-            table, number = parquet.ParquetFile(file), int(row)
-            for group in range(table.num_row_groups):
-                rows = table.metadata.row_group(group).num_rows
-                if number < rows:
-                    if self._kept[:2] != (file, group):
-                        column = table.read_row_group(group, columns=["image"]).column(0)
-                        self._kept = (file, group, column)
-                    return decode_rgb(_bytes(self._kept[2][number].as_py()), uri, oriented=True)
-                number -= rows
+            content = self._row(file, int(row))
+        except IndexError as error:
+            raise InvalidImageError(f"{uri} is beyond the end of the file; index it again") from error
         except (OSError, ArrowException) as error:
             raise InvalidImageError(f"{uri} cannot be read ({error}); check the file") from error
-        raise InvalidImageError(f"{uri} is beyond the end of the file; index it again")
+        return decode_rgb(content, uri, oriented=True)
+
+    def _row(self, file: str, number: int) -> bytes:
+        from pyarrow import parquet
+
+        if file != self._file:
+            self._table, self._file, self._group = parquet.ParquetFile(file), file, -1
+        for group in range(self._table.num_row_groups):
+            rows = self._table.metadata.row_group(group).num_rows
+            if number < rows:
+                if group != self._group:
+                    self._images = self._table.read_row_group(group, columns=["image"]).column(0)
+                    self._group = group
+                return _bytes(self._images[number].as_py())
+            number -= rows
+        raise IndexError(number)
 
 
 def open_image(uri: str) -> NDArray[np.uint8]:

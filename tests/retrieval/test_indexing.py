@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mca_perception.errors import RetrievalError
+from mca_perception.errors import InvalidImageError, RetrievalError
 from mca_perception.retrieval.indexing import index_images
-from mca_perception.retrieval.sources import FolderSource, open_image, open_source
+from mca_perception.retrieval.sources import FolderSource, ImageReader, open_image, open_source
 from mca_perception.retrieval.store import RetrievalStore
 from tests.support.datasets import write_image
 from tests.support.retrieval import DIMENSION, IMAGE_MODEL, ClusterEncoder
@@ -158,6 +158,34 @@ def test_kill_minus_9_anywhere_and_the_content_is_the_same(photos: Path, tmp_pat
             break
     assert kills >= 2
     assert content(tmp_path / "s") == content(tmp_path / "whole")
+
+
+def test_ids_that_are_too_long_are_counted_and_the_rest_comes_in(photos: Path, tmp_path: Path) -> None:
+    picture = (photos / "part0" / "000.png").read_bytes()
+    deep = tmp_path.joinpath("photos", *["d" * 250] * 4, "d" * 30)  # with the name of the file beyond 1,024
+    deep.mkdir(parents=True)
+    for file in (deep / "beyond.png", tmp_path / "photos" / "near.png"):
+        file.write_bytes(picture)
+    with writer(tmp_path / "s") as store:
+        counts = index_images(FolderSource(tmp_path / "photos"), store, ClusterEncoder())
+        assert (counts.added, counts.skipped) == (1, {"id empty or too long": 1})
+        assert list(store.image_ids()) == ["near.png"]
+
+
+def test_rows_of_parquet_with_unusable_ids_are_counted(photos: Path, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    picture = (photos / "part0" / "000.png").read_bytes()
+    rows = [{"image_id": name, "image": picture} for name in ("fits", "x" * 1025, "  ", "fits too")]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet", row_group_size=1)
+    with writer(tmp_path / "s") as store:
+        counts = index_images(open_source(tmp_path / "rows.parquet"), store, ClusterEncoder())
+        assert (counts.added, counts.skipped) == (2, {"id empty or too long": 2})
+        reader = ImageReader()
+        for record in store.records([1, 0]):
+            assert reader.open(record.uri).shape == (9, 12, 3)
+    with pytest.raises(InvalidImageError, match="beyond the end"):
+        reader.open(f"{tmp_path / 'rows.parquet'}#4")
 
 
 def test_parquet_comes_in_with_captions(photos: Path, tmp_path: Path) -> None:
