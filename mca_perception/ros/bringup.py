@@ -5,13 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from mca_perception.ros.descriptions import LAUNCHES, LaunchError
-from mca_perception.ros.ending import END_S, ends_within
-from mca_perception.ros.heartbeats import heartbeat_watch
-from mca_perception.ros.node_descriptions import NodeDescription
 from mca_perception.ros.processes import ProcessGroup
 from mca_perception.ros.transport import configure_transport
 from mca_perception.ros.views import check_installed
@@ -57,24 +54,10 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
             sys.stdout.write(f"[{name}] {line}\n")
             sys.stdout.flush()
 
-    group = ProcessGroup(on_line=forward)
-    with _first_signal_interrupts(), suppress(KeyboardInterrupt), ExitStack() as watch:
-        watch.enter_context(heartbeat_watch(nodes, group.kill))
-        code = _run(group, nodes)
-        with ends_within(END_S, code):
-            watch.close()  # after the nodes: the middleware has nothing more to tell it
-        return code
-    return 0
-
-
-def _run(group: ProcessGroup, nodes: Sequence[NodeDescription]) -> int:
-    """Exit code of a group that ran until it ended or was interrupted."""
-    try:
-        with group:
-            group.start(nodes)
-            ended = group.wait()
-    except KeyboardInterrupt:
-        return 0
+    ended = None
+    with _first_signal_interrupts(), suppress(KeyboardInterrupt), ProcessGroup(on_line=forward) as group:
+        group.start(nodes)
+        ended = group.wait()
     if ended is None or ended.process.returncode == 0:
         return 0
     sys.stderr.write(f"error: {ended.describe_failure()}\n")

@@ -26,35 +26,42 @@ class CamerasNode(NodeContainer):
         """Make the nodes; they load nothing yet.
 
         Raises:
-            McaError: names of cameras or topics cannot be used.
+            McaError: names of cameras cannot be used, or lists have other lengths.
         """
         super().__init__("cameras", **options)
-        cameras, images = list(self.parameters["cameras"]), list(self.parameters["images"])
-        _check(cameras, images)
+        cameras = list(self.parameters["cameras"])
+        _check(cameras)
+        images = self._per_camera("images", len(cameras))
+        files = self._per_camera("camera_info_files", len(cameras))
         shared = {name: self.parameters[name] for name in _SHARED}
         batch = self.parameters["batch"]
         # The sessions themselves take turns then, graph by graph.
         sharing = {"turns": None, "batch": batch} if batch > 1 else {}
-        for camera, image in zip(cameras, images or [""] * len(cameras), strict=True):
+        for camera, image, file in zip(cameras, images, files, strict=True):
             namespace = f"{self.get_namespace().rstrip('/')}/{camera}"
             topics = camera_topics(image)
             self.hold(
                 PerceptionNode,
-                NodeDescription("perception_node", namespace, "perception", shared, topics),
+                NodeDescription(
+                    "perception_node", namespace, "perception", {**shared, "camera_info_file": file}, topics
+                ),
                 **sharing,
             )
 
+    def _per_camera(self, name: str, count: int) -> list[str]:
+        """Entries of a parameter that has one for each camera, or none at all."""
+        entries = list(self.parameters[name])
+        if entries and len(entries) != count:
+            raise McaError(f"{name} has {len(entries)} entries for {count} cameras; give one each, or none")
+        return entries or [""] * count
 
-def _check(cameras: list[str], images: list[str]) -> None:
+
+def _check(cameras: list[str]) -> None:
     if not 1 <= len(cameras) <= MAX_CAMERAS or len(set(cameras)) != len(cameras):
         raise McaError(f"cameras names {len(cameras)} cameras; give 1 to {MAX_CAMERAS} different names")
     for name in cameras:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise McaError(f"camera {name!r} is no name of a namespace; use letters, digits and underscores")
-    if images and len(images) != len(cameras):
-        raise McaError(
-            f"images names {len(images)} topics for {len(cameras)} cameras; give one each, or none"
-        )
 
 
 def main() -> None:

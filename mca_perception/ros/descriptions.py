@@ -19,6 +19,7 @@ from mca_perception.ros.node_descriptions import (
     number,
     resolve_arguments,
 )
+from mca_perception.ros.parameter_files import with_parameter_file
 from mca_perception.ros.task_descriptions import task_descriptions
 from mca_perception.ros.views import VIEWS, view_nodes
 
@@ -46,6 +47,26 @@ VIEW_ARGUMENTS = (
         VIEWS,
     ),
     LaunchArgument("view_port", "8765", "Port that foxglove and web listen on."),
+)
+
+PROCESS_ARGUMENTS = (
+    LaunchArgument("respawn", "true", "Start a node again when it crashes or hangs.", ("true", "false")),
+    LaunchArgument(
+        "heartbeat_s", "15.0", "A node hangs when one of its callbacks takes longer, in seconds. 0: never."
+    ),
+    LaunchArgument(
+        "params_file", "", "YAML file with parameters of the nodes; they win over the launch arguments."
+    ),
+)
+
+SESSION_ARGUMENT = LaunchArgument(
+    "session",
+    "auto",
+    "What runs the model's graphs; auto takes the best that works on the machine.",
+    (
+        *("auto", "onnxruntime-cpu", "onnxruntime-cuda", "openvino"),
+        *("tensorrt", "torch", "torch-package", "triton"),
+    ),
 )
 
 PARALLEL_FRAMES_ARGUMENT = LaunchArgument(
@@ -80,6 +101,7 @@ ARMBENCH_ARGUMENTS = (
         "Frames that come too fast: keep the freshest, or queue every_frame. auto: queue files and bags.",
         ("auto", "freshest", "every_frame"),
     ),
+    SESSION_ARGUMENT,
     PARALLEL_FRAMES_ARGUMENT,
     LaunchArgument("score_threshold", "-1.0", "Objects below this score are left out. -1: as calibrated."),
     LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
@@ -95,14 +117,9 @@ ARMBENCH_ARGUMENTS = (
         "Whether objects are judged for defects: for cameras that see picks, not totes.",
         ("true", "false"),
     ),
-    LaunchArgument(
-        "respawn", "true", "Start the perception node again when it crashes or hangs.", ("true", "false")
-    ),
-    LaunchArgument(
-        "heartbeat_s", "15.0", "Seconds of silence after which a node hangs (mca up only). 0: never."
-    ),
     LaunchArgument("viewer", "false", "Whether to start the table of results.", ("true", "false")),
     LaunchArgument("out", "", "Folder in which the viewer keeps overlays and summary.json."),
+    *PROCESS_ARGUMENTS,
     *VIEW_ARGUMENTS,
 )
 
@@ -149,7 +166,7 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
         parameters = {"out": values["out"], "truth": "" if camera else values["source"]}
         nodes.append(NodeDescription("viewer_node", namespace, "viewer", parameters, ends_launch=True))
     frame = SOURCE_FRAME if values["source"] else ""
-    return [*nodes, *_view(values, [namespace], frame)]
+    return with_parameter_file([*nodes, *_view(values, [namespace], frame)], values["params_file"])
 
 
 def _perceiving(values: Mapping[str, str], namespace: str, policy: str) -> list[NodeDescription]:
@@ -158,12 +175,14 @@ def _perceiving(values: Mapping[str, str], namespace: str, policy: str) -> list[
         "model": values["model"],
         "gallery": values["gallery"],
         "frame_policy": policy,
+        "session": values["session"],
         "parallel_frames": int(number("parallel_frames", values)),
+        "heartbeat_s": _heartbeat_s(values),
         "score_threshold": number("score_threshold", values),
         "tracking": values["tracking"] == "true",
         "camera_info_file": values["camera_info_file"],
     }
-    respawn, heartbeat_s = values["respawn"] == "true", number("heartbeat_s", values)
+    respawn = values["respawn"] == "true"
     if values["tasks"] == "together":
         return [
             NodeDescription(
@@ -173,24 +192,29 @@ def _perceiving(values: Mapping[str, str], namespace: str, policy: str) -> list[
                 parameters=parameters | {"inspection": values["defects"] == "true"},
                 remappings=camera_topics(values["image"], values["depth"], values["camera_info"]),
                 respawn=respawn,
-                heartbeat_s=heartbeat_s,
                 lifecycle=True,
             )
         ]
     tasks = ["segmentation", *(["identification"] if values["gallery"] else [])]
     tasks += ["defects"] if values["defects"] == "true" else []
     if values["tasks"] == "container":
-        parameters |= {"tasks": tasks, "image": values["image"]}
+        parameters |= {"tasks": tasks, "image": values["image"], "params_file": values["params_file"]}
         return [NodeDescription("tasks_node", namespace, "tasks", parameters=parameters, respawn=respawn)]
     places = {name: values[name] for name in ("image", "depth", "camera_info")}
     chain = task_descriptions(namespace, tasks, parameters, **places)
     return in_order([replace(node, respawn=respawn) for node in chain], namespace)
 
 
+def _heartbeat_s(values: Mapping[str, str]) -> float:
+    """A node that nobody would start again does not end itself."""
+    return number("heartbeat_s", values) if values["respawn"] == "true" else 0.0
+
+
 CRISIS_ARGUMENTS = (
     LaunchArgument("namespace", "crisis", "Namespace of the node."),
     LaunchArgument("model", "models/crisis", "Folder of the model bundle."),
     LaunchArgument("posts", "", "Topic of the stream of posts. Empty: posts in the namespace."),
+    *PROCESS_ARGUMENTS,
 )
 
 
@@ -204,23 +228,32 @@ def crisis(arguments: Mapping[str, str]) -> list[NodeDescription]:
         LaunchError: see :func:`resolve_arguments`.
     """
     values = resolve_arguments(CRISIS_ARGUMENTS, arguments)
-    return [
-        NodeDescription(
-            "crisis_node",
-            "/" + values["namespace"].strip("/"),
-            "crisis",
-            parameters={"model": values["model"]},
-            remappings=(("posts", values["posts"]),) if values["posts"] else (),
-            lifecycle=True,
-        )
-    ]
+    node = NodeDescription(
+        "crisis_node",
+        "/" + values["namespace"].strip("/"),
+        "crisis",
+        parameters={"model": values["model"], "heartbeat_s": _heartbeat_s(values)},
+        remappings=(("posts", values["posts"]),) if values["posts"] else (),
+        respawn=values["respawn"] == "true",
+        lifecycle=True,
+    )
+    return with_parameter_file([node], values["params_file"])
 
 
 RETRIEVAL_ARGUMENTS = (
     LaunchArgument("namespace", "retrieval", "Namespace of the node."),
     LaunchArgument("store", "retrieval.store", "Folder of the index (mca retrieval index)."),
     LaunchArgument("model", "", "Folder of the model bundle. Empty: the one that made the index."),
-    LaunchArgument("back_end", "exact", "How all images are searched."),
+    LaunchArgument(
+        "back_end",
+        "exact",
+        "How all images are searched.",
+        (
+            *("exact", "faiss-flat", "faiss-float16", "faiss-int8"),
+            *("faiss-hnsw", "faiss-hnsw-int8", "faiss-ivf-int8", "qdrant"),
+        ),
+    ),
+    *PROCESS_ARGUMENTS,
 )
 
 
@@ -234,15 +267,29 @@ def retrieval(arguments: Mapping[str, str]) -> list[NodeDescription]:
         LaunchError: see :func:`resolve_arguments`.
     """
     values = resolve_arguments(RETRIEVAL_ARGUMENTS, arguments)
-    parameters = {name: values[name] for name in ("store", "model", "back_end")}
-    namespace = "/" + values["namespace"].strip("/")
-    return [NodeDescription("retrieval_node", namespace, "retrieval", parameters=parameters, lifecycle=True)]
+    node = NodeDescription(
+        "retrieval_node",
+        "/" + values["namespace"].strip("/"),
+        "retrieval",
+        parameters={
+            **{name: values[name] for name in ("store", "model", "back_end")},
+            "heartbeat_s": _heartbeat_s(values),
+        },
+        respawn=values["respawn"] == "true",
+        lifecycle=True,
+    )
+    return with_parameter_file([node], values["params_file"])
 
 
 MULTI_CAMERA_ARGUMENTS = (
     LaunchArgument("namespace", "perception", "Namespace above those of the cameras."),
     LaunchArgument("cameras", "left,right", "Names of the cameras, with commas between; their namespaces."),
     LaunchArgument("images", "", "Their image topics, in the same order. Empty: image in each namespace."),
+    LaunchArgument(
+        "camera_info_files",
+        "",
+        "Their calibration files, in the same order, for cameras without camera_info.",
+    ),
     LaunchArgument("model", "models/nano", "Folder of the model bundle that they share."),
     LaunchArgument("gallery", "", "Gallery file of the products."),
     LaunchArgument(
@@ -251,6 +298,7 @@ MULTI_CAMERA_ARGUMENTS = (
         "Frames that come too fast: keep the freshest of each camera, or queue every_frame.",
         ("freshest", "every_frame"),
     ),
+    SESSION_ARGUMENT,
     PARALLEL_FRAMES_ARGUMENT,
     LaunchArgument("tracking", "false", "Whether objects get ids that last over frames.", ("true", "false")),
     LaunchArgument(
@@ -264,6 +312,7 @@ MULTI_CAMERA_ARGUMENTS = (
         "One process for all cameras, which share the model, or separate ones, which share nothing.",
         ("shared", "separate"),
     ),
+    *PROCESS_ARGUMENTS,
     *VIEW_ARGUMENTS,
 )
 
@@ -275,42 +324,56 @@ def multi_camera(arguments: Mapping[str, str]) -> list[NodeDescription]:
         arguments: values by name; the others keep their defaults.
 
     Raises:
-        LaunchError: see :func:`resolve_arguments`; or images and cameras differ in number.
+        LaunchError: see :func:`resolve_arguments`; or images or files and cameras differ in number.
     """
     values = resolve_arguments(MULTI_CAMERA_ARGUMENTS, arguments)
-    cameras, images = (
-        [name.strip() for name in values[key].split(",") if name.strip()] for key in ("cameras", "images")
+    cameras, images, files = (
+        [name.strip() for name in values[key].split(",") if name.strip()]
+        for key in ("cameras", "images", "camera_info_files")
     )
-    if images and len(images) != len(cameras):
-        raise LaunchError(f"launch argument images names {len(images)} topics for {len(cameras)} cameras")
+    lists = {"images": images, "camera_info_files": files}
+    for name, given in lists.items():
+        if given and len(given) != len(cameras):
+            raise LaunchError(f"launch argument {name} has {len(given)} entries for {len(cameras)} cameras")
     namespace = "/" + values["namespace"].strip("/")
     namespaces = [f"{namespace}/{camera}" for camera in cameras]
     common = {
-        **{name: values[name] for name in ("model", "gallery", "frame_policy")},
+        **{name: values[name] for name in ("model", "gallery", "session", "frame_policy")},
+        "heartbeat_s": _heartbeat_s(values),
         "parallel_frames": int(number("parallel_frames", values)),
         "tracking": values["tracking"] == "true",
     }
+    respawn = values["respawn"] == "true"
     if values["processes"] == "separate":
-        topics = images or [""] * len(cameras)
+        none = [""] * len(cameras)
         nodes = in_order(
-            [_camera(*place, common) for place in zip(namespaces, topics, strict=True)], namespace
+            [
+                _camera(*place, common, respawn)
+                for place in zip(namespaces, images or none, files or none, strict=True)
+            ],
+            namespace,
         )
     else:
-        parameters = {"cameras": cameras, **({"images": images} if images else {}), **common}
-        parameters["batch"] = int(number("batch", values))
-        nodes = [NodeDescription("cameras_node", namespace, "cameras", parameters=parameters, respawn=True)]
-    return [*nodes, *_view(values, namespaces)]
+        parameters = {"cameras": cameras, **common}
+        parameters |= {name: given for name, given in lists.items() if given}
+        parameters |= {"batch": int(number("batch", values)), "params_file": values["params_file"]}
+        nodes = [
+            NodeDescription("cameras_node", namespace, "cameras", parameters=parameters, respawn=respawn)
+        ]
+    return with_parameter_file([*nodes, *_view(values, namespaces)], values["params_file"])
 
 
-def _camera(namespace: str, image: str, parameters: Mapping[str, Any]) -> NodeDescription:
+def _camera(
+    namespace: str, image: str, camera_info_file: str, parameters: Mapping[str, Any], respawn: bool
+) -> NodeDescription:
     """The perception node of one camera, in a process of its own."""
     return NodeDescription(
         "perception_node",
         namespace,
         "perception",
-        parameters=dict(parameters),
+        parameters={**parameters, "camera_info_file": camera_info_file},
         remappings=camera_topics(image),
-        respawn=True,
+        respawn=respawn,
         lifecycle=True,
     )
 

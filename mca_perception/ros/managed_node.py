@@ -15,6 +15,7 @@ from mca_perception.ros.diagnostics import DiagnosticsPublisher
 from mca_perception.ros.parameters import NodeParameters, ParameterSpec
 from mca_perception.ros.runner import Spinner, run_node
 from mca_perception.ros.statistics import Statistics
+from mca_perception.ros.watchdog import may_take_long
 
 __all__ = ["LOG_EVERY_S", "ManagedNode", "run_managed", "transition"]
 
@@ -33,7 +34,8 @@ def transition(reached: str) -> Callable[[_Transition[NodeType]], _Transition[No
         @wraps(callback)
         def run(node: NodeType, state: LifecycleState) -> TransitionCallbackReturn:
             try:
-                result = callback(node, state)
+                with may_take_long():
+                    result = callback(node, state)
             except Exception as error:
                 node.report(error)
                 node.undo()
@@ -145,7 +147,7 @@ def run_managed(make: Callable[[], ManagedNode]) -> None:
 
     def body(node: ManagedNode, spinner: Spinner) -> int:
         node.start()
-        spinner.spin_until(lambda: False)
+        spinner.serve(node.parameters["heartbeat_s"])
         return 0
 
     sys.exit(run_node(make, body))

@@ -12,6 +12,7 @@ from rclpy.parameter import Parameter
 from mca_perception.deploy.sessions.turns import Turns
 from mca_perception.ros.managed_node import ManagedNode
 from mca_perception.ros.node_descriptions import NodeDescription
+from mca_perception.ros.parameter_files import file_parameters
 from mca_perception.ros.parameters import NodeParameters
 from mca_perception.ros.runner import Spinner, run_node
 
@@ -41,16 +42,20 @@ class NodeContainer(Node):
             kind: its class.
             description: its name, namespace, parameters and topics.
             options: for the class; in place of turns, if they say so.
+
+        Raises:
+            LaunchError: the parameter file cannot be read.
         """
         rules = (("__node", description.name), *description.remappings)
+        parameters = dict(description.parameters)
+        if file := self.parameters["params_file"]:
+            parameters |= file_parameters(file, description.full_name)
         self.nodes.append(
             kind(
                 **{"turns": self._turns, **options},
                 namespace=description.namespace,
                 use_global_arguments=False,
-                parameter_overrides=[
-                    Parameter(key, value=value) for key, value in description.parameters.items()
-                ],
+                parameter_overrides=[Parameter(key, value=value) for key, value in parameters.items()],
                 cli_args=["--ros-args", *(word for old, new in rules for word in ("-r", f"{old}:={new}"))],
             )
         )
@@ -69,7 +74,7 @@ def run_container(make: Callable[[], NodeContainer]) -> None:
         for node in container.nodes:
             spinner.add(node)
             node.start()
-        spinner.spin_until(lambda: False)
+        spinner.serve(container.parameters["heartbeat_s"])
         return 0
 
     sys.exit(run_node(make, body))

@@ -14,6 +14,7 @@ __all__ = [
     "LaunchArgument",
     "LaunchError",
     "NodeDescription",
+    "arguments_table",
     "camera_topics",
     "in_order",
     "number",
@@ -40,6 +41,16 @@ class LaunchArgument:
     choices: tuple[str, ...] = ()
 
 
+def arguments_table(arguments: Sequence[LaunchArgument]) -> str:
+    """The table of a launch description's arguments for the documentation."""
+    lines = ["| argument | default | choices | meaning |", "|---|---|---|---|"]
+    for argument in arguments:
+        default = f"`{argument.default}`" if argument.default else ""
+        choices = ", ".join(f"`{choice}`" for choice in argument.choices)
+        lines.append(f"| `{argument.name}` | {default} | {choices} | {argument.description} |")
+    return "\n".join(lines) + "\n"
+
+
 @dataclass(frozen=True)
 class NodeDescription:
     """One process.
@@ -49,9 +60,8 @@ class NodeDescription:
         parameters: values that differ from the schema's defaults.
         remappings: (from, to) topic names.
         ends_launch: its end ends all the others.
-        respawn: it is started again after a signal ended it (a crash, a kill), and by `mca up` also when it hangs. An
-            exit code of its own is an answer, and ends the launch.
-        heartbeat_s: it hangs when it has said nothing on ``/diagnostics`` for so many seconds; 0 never.
+        respawn: it is started again after a signal ended it: a crash, a kill, its own watchdog. An exit code of its
+            own is an answer, and ends the launch.
         lifecycle: it is a lifecycle node that configures and activates itself unless ``autostart`` is off.
         package: ROS package of the executable.
         arguments: words of its command line, before those for ROS.
@@ -64,7 +74,6 @@ class NodeDescription:
     remappings: tuple[tuple[str, str], ...] = ()
     ends_launch: bool = False
     respawn: bool = False
-    heartbeat_s: float = 0.0
     lifecycle: bool = False
     package: str = OWN_PACKAGE
     arguments: tuple[str, ...] = ()

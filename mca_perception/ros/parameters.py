@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from rclpy.parameter import Parameter
 
 __all__ = ["NodeParameters", "ParameterSpec", "load_schema", "markdown_table"]
 
+_OF_ROS = ("use_sim_time", "start_type_description_service")
 _SCHEMA = Path(__file__).with_name("parameters.yaml")
 _TYPES: dict[str, tuple[type, int]] = {
     "bool": (bool, ParameterType.PARAMETER_BOOL),
@@ -168,6 +170,13 @@ class NodeParameters:
         self._values: dict[str, Any] = {}
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._take)
+        for name in node._parameter_overrides:  # rclpy drops those that nobody declares, and says nothing
+            if name not in self._specs and name not in _OF_ROS and not name.startswith("qos_overrides."):
+                alike = difflib.get_close_matches(name, self._specs, n=1)
+                node.get_logger().warning(
+                    f"parameter {name} does not exist and is ignored"
+                    + (f"; did you mean {alike[0]}?" if alike else "")
+                )
         for spec in self._specs.values():
             if spec.type == "string_array":  # rclpy infers byte_array from an empty list
                 node.declare_parameter(spec.name, Parameter.Type.STRING_ARRAY, spec.descriptor())

@@ -177,12 +177,6 @@ class ProcessGroup:
         self.nodes[index] = again
         return True
 
-    def kill(self, full_name: str) -> None:
-        """End a node that hangs; :meth:`wait` then starts it again, if it may be."""
-        for node in self.nodes:
-            if node.description.full_name == full_name and node.process.poll() is None:
-                node.process.kill()
-
     def stop(self) -> None:
         """End all processes: politely first, then firmly."""
         for number, patience_s in _STOP_STEPS:

@@ -17,6 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 from mca_perception.errors import McaError
 from mca_perception.ros.ending import END_S, ends_within
 from mca_perception.ros.transport import prepare_process
+from mca_perception.ros.watchdog import watching
 
 __all__ = ["BAD_INPUT", "FAILED", "Spinner", "StopSignal", "run_node"]
 
@@ -81,6 +82,20 @@ class Spinner:
             except ExternalShutdownException:
                 return False
         return False
+
+    def serve(self, heartbeat_s: float) -> None:
+        """Run callbacks until the process was asked to end.
+
+        Args:
+            heartbeat_s: a callback that takes longer ends the process by SIGKILL; 0 lets it.
+        """
+        with watching(heartbeat_s) as watchdog:
+
+            def alive() -> bool:
+                watchdog.feed()
+                return False
+
+            self.spin_until(alive)
 
     def call(self, client: Any, request: Any, timeout_s: float) -> Any:
         """Answer of a service; ``None`` when there was none in time."""

@@ -16,7 +16,7 @@ __all__ = ["TASKS", "task_descriptions"]
 TASKS = ("segmentation", "identification", "defects")
 """In the order of the chain."""
 
-_COMMON = ("model", "session", "frame_policy", "parallel_frames", "threads")
+_COMMON = ("model", "session", "heartbeat_s", "frame_policy", "parallel_frames", "threads")
 _PARAMETERS = {
     "segmentation": (*_COMMON, "score_threshold", "tracking", "camera_info_file"),
     "identification": (*_COMMON, "gallery"),

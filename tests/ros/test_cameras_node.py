@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 pytest.importorskip("rclpy")
 
 from mca_perception_msgs.msg import PerceivedObjects
+from rcl_interfaces.srv import GetParameters
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -123,8 +124,10 @@ def test_engines_that_share_batches_find_what_one_alone_finds(colour_bundle: Pat
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_a_camera_in_a_hurry_does_not_starve_the_other(
-    start_node: Callable[..., Any], client: Any, scene: Scene, colour_bundle: Path, batch: int
+    start_node: Callable[..., Any], client: Any, scene: Scene, colour_bundle: Path, tmp_path: Path, batch: int
 ) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/cell/right/perception: {ros__parameters: {score_threshold: 0.5, tracking: true}}")
     node = start_node(
         "cameras_node",
         namespace="/cell",
@@ -132,6 +135,7 @@ def test_a_camera_in_a_hurry_does_not_starve_the_other(
         images=["/left/image_raw", "/right/image_raw"],
         model=str(colour_bundle),
         batch=batch,
+        params_file=str(file),
     )
     objects = {name: client.collect(PerceivedObjects, f"/cell/{name}/objects") for name in ("left", "right")}
     for name in objects:
@@ -156,6 +160,10 @@ def test_a_camera_in_a_hurry_does_not_starve_the_other(
         )
         assert len(found[0].objects) == 2
     client.node.destroy_timer(timer)
+    for name, threshold, tracking in (("left", -1.0, False), ("right", 0.5, True)):
+        asked = {"names": ["score_threshold", "tracking"]}
+        one, other = client.call(GetParameters, f"/cell/{name}/perception/get_parameters", **asked).values
+        assert (one.double_value, other.bool_value) == (threshold, tracking)
     assert node.stop() == 0, node.output()
 
 
@@ -165,7 +173,9 @@ def test_a_camera_in_a_hurry_does_not_starve_the_other(
         ({}, "0 cameras"),
         ({"cameras": ["a", "a"]}, "different names"),
         ({"cameras": ["a/b"]}, "no name of a namespace"),
-        ({"cameras": ["a", "b"], "images": ["/x"]}, "1 topics for 2 cameras"),
+        ({"cameras": ["a", "b"], "images": ["/x"]}, "images has 1 entries for 2 cameras"),
+        ({"cameras": ["a", "b"], "camera_info_files": ["/x"]}, "camera_info_files has 1 entries"),
+        ({"cameras": ["a"], "params_file": "/nowhere"}, "parameter file /nowhere cannot be read"),
     ],
 )
 def test_wrong_cameras_end_with_code_2(
@@ -180,5 +190,15 @@ def test_the_launch_description_names_one_process() -> None:
     (node,) = multi_camera({"cameras": "a, b", "images": "/a/image,/b/image"})
     assert node.parameters["cameras"] == ["a", "b"]
     assert node.parameters["images"] == ["/a/image", "/b/image"]
-    with pytest.raises(LaunchError, match="1 topics for 2"):
+    with pytest.raises(LaunchError, match="images has 1 entries for 2"):
         multi_camera({"images": "/a"})
+
+
+@pytest.mark.parametrize("processes", ["shared", "separate"])
+def test_each_camera_has_its_calibration_file(processes: str) -> None:
+    left, *more = multi_camera({"camera_info_files": "a.yaml, b.yaml", "processes": processes})
+    if processes == "shared":
+        assert left.parameters["camera_info_files"] == ["a.yaml", "b.yaml"]
+    else:
+        files = [node.parameters["camera_info_file"] for node in (left, more[0])]
+        assert files == ["a.yaml", "b.yaml"]

@@ -3,12 +3,13 @@ from pathlib import Path
 import pytest
 
 from mca_perception.ros.descriptions import (
-    ARMBENCH_ARGUMENTS,
+    LAUNCHES,
     LaunchError,
     armbench,
     multi_camera,
     resolve_arguments,
 )
+from mca_perception.ros.node_descriptions import arguments_table
 
 
 def test_without_arguments_only_the_perception_node_runs() -> None:
@@ -38,11 +39,39 @@ def test_depth_and_camera_info_can_be_named() -> None:
     assert node.parameters["tracking"] is True
 
 
-def test_the_perception_node_is_started_again_unless_that_is_switched_off() -> None:
-    (node,) = armbench({"heartbeat_s": "3"})
-    assert (node.respawn, node.heartbeat_s) == (True, 3.0)
-    (node,) = armbench({"respawn": "false"})
-    assert not node.respawn
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_nodes_are_started_again_unless_that_is_switched_off(launch: str) -> None:
+    describe = LAUNCHES[launch][1]
+    (node, *_) = describe({"heartbeat_s": "3"})
+    assert (node.respawn, node.parameters["heartbeat_s"]) == (True, 3.0)
+    (node, *_) = describe({"respawn": "false"})
+    assert (node.respawn, node.parameters["heartbeat_s"]) == (False, 0.0)  # nobody would start it again
+
+
+@pytest.mark.parametrize("arguments", [{"tasks": "container"}, {"tasks": "separate", "gallery": "g"}])
+def test_so_are_nodes_per_task(arguments: dict[str, str]) -> None:
+    *nodes, last = armbench(arguments)
+    for node in [*nodes, last] if last.executable != "manager_node" else nodes:
+        assert (node.respawn, node.parameters["heartbeat_s"]) == (True, 15.0)
+
+
+@pytest.mark.parametrize(
+    ("launch", "node", "argument"),
+    [
+        ("armbench", "perception", "session"),
+        ("multi_camera", "perception", "session"),
+        ("armbench", "cameras", "parallel_frames"),
+        ("retrieval", "retrieval", "back_end"),
+    ],
+)
+def test_arguments_offer_what_the_parameters_take(launch: str, node: str, argument: str) -> None:
+    pytest.importorskip("rclpy")
+    from mca_perception.ros.parameters import load_schema
+
+    declared = {entry.name: entry for entry in LAUNCHES[launch][0]}[argument]
+    spec = load_schema(node)[argument]
+    assert declared.choices == spec.choices
+    assert declared.default == str(spec.default)
 
 
 @pytest.mark.parametrize("asked_for", ["true", "false"])
@@ -80,11 +109,9 @@ def test_wrong_arguments_are_refused(arguments: dict[str, str], message: str) ->
         armbench(arguments)
 
 
-def test_defaults_are_valid_choices() -> None:
-    assert resolve_arguments(ARMBENCH_ARGUMENTS, {})["frame_policy"] == "auto"
-    for argument in ARMBENCH_ARGUMENTS:
-        assert not argument.choices or argument.default in argument.choices
-        assert argument.description.endswith(".")
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_defaults_are_valid_choices(launch: str) -> None:
+    resolve_arguments(LAUNCHES[launch][0], {a.name: a.default for a in LAUNCHES[launch][0]})
 
 
 def test_parameters_exist_in_the_schema() -> None:
@@ -114,8 +141,11 @@ def test_cameras_in_processes_of_their_own_are_brought_up_in_order() -> None:
         assert node.respawn
 
 
-def test_documentation_holds_the_arguments(repository: Path) -> None:
-    text = (repository / "docs" / "ros.md").read_text(encoding="utf-8")
-    for argument in ARMBENCH_ARGUMENTS:
-        assert f"| `{argument.name}` |" in text
-        assert f"| {argument.description} |" in text, f"docs/ros.md is stale: argument {argument.name}"
+@pytest.mark.parametrize(
+    ("launch", "page"),
+    [("armbench", "ros"), ("multi_camera", "ros"), ("crisis", "crisis"), ("retrieval", "retrieval")],
+)
+def test_documentation_holds_the_arguments(repository: Path, launch: str, page: str) -> None:
+    table = arguments_table(LAUNCHES[launch][0])
+    text = (repository / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert table in text, f"docs/{page}.md is stale; the arguments of {launch}:\n{table}"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mca_perception.ros import ending
+from mca_perception.ros import ending, kernel_timers
 
 HANG = "ctypes.PyDLL(None).sleep(100)"  # PyDLL keeps the interpreter's lock
 
@@ -32,6 +32,6 @@ def test_the_end_is_limited(block: str, code: int) -> None:
 
 
 def test_without_such_timers_nothing_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ending.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(kernel_timers.ctypes, "CDLL", lambda *_, **__: object())
     with ending.ends_within(1, 7):
         pass

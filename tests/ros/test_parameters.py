@@ -99,7 +99,14 @@ def test_values_follow_the_parameter_server(client: Any) -> None:
     assert (parameters["top_k"], parameters["model"]) == (3, "models/base")
 
 
-def test_a_wrong_value_at_start_ends_the_process(start_node: Callable[..., Any]) -> None:
-    node = start_node("perception_node", top_k=1000)
+def test_a_wrong_value_at_start_ends_the_process_and_an_unknown_name_is_said(
+    start_node: Callable[..., Any],
+) -> None:
+    node = start_node("perception_node", top_k=1000, scor_threshold=0.5, use_sim_time=False)
     assert node.wait() == 2
     assert "top_k" in node.output()
+    assert (
+        "parameter scor_threshold does not exist and is ignored; did you mean score_threshold?"
+        in node.output()
+    )
+    assert "use_sim_time" not in node.output()

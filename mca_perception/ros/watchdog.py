@@ -1,0 +1,61 @@
+"""Ends a process that hangs, so that its launch starts it again.
+
+The process itself sets a timer of the kernel anew as long as it runs callbacks. This works under ``ros2 launch`` as
+under ``mca up``, for one node as for several in a container, and nothing that hangs can hold it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mca_perception.ros.kernel_timers import EndTimer
+
+__all__ = ["Watchdog", "may_take_long", "watching"]
+
+_running: list[Watchdog] = []
+
+
+class Watchdog:
+    """Ends the process by SIGKILL, even one that is stopped, when it was not fed for too long."""
+
+    def __init__(self, timer: EndTimer, limit_s: float) -> None:
+        self._timer = timer
+        self._limit_s = limit_s
+
+    def feed(self) -> None:
+        """The process is alive."""
+        self._timer.set(self._limit_s)
+
+    def pause(self) -> None:
+        """Do not end the process before it is fed again."""
+        self._timer.set(0)
+
+
+@contextmanager
+def watching(limit_s: float) -> Iterator[Watchdog]:
+    """Watch this process while the block runs.
+
+    Args:
+        limit_s: seconds between two feedings; 0 never ends it.
+    """
+    with EndTimer() as timer:
+        watchdog = Watchdog(timer, limit_s)
+        watchdog.feed()
+        _running.append(watchdog)
+        try:
+            yield watchdog
+        finally:
+            _running.remove(watchdog)
+
+
+@contextmanager
+def may_take_long() -> Iterator[None]:
+    """A block between two feedings that may take longer than the limit: loading a model, building an engine."""
+    for watchdog in _running:
+        watchdog.pause()
+    try:
+        yield
+    finally:
+        for watchdog in _running:
+            watchdog.feed()
