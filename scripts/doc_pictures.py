@@ -2,7 +2,7 @@
 
 The nodes run on synthesised totes with depth, as processes over DDS, on a ROS domain of their own. The channels that
 the web view offers to a browser are recorded instead; the second picture shows the messages of one frame, arranged as
-in config/foxglove.json. Foxglove draws its panels in its own style.
+in config/foxglove/armbench.json. Foxglove draws its panels in its own style.
 
 Needs the extras `ros`, `foxglove` and `train` (matplotlib): `.venv/bin/python scripts/doc_pictures.py`.
 """

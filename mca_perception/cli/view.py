@@ -21,7 +21,7 @@ def command(
 ) -> None:
     """Serve overlays, objects, boxes, points and diagnostics to Foxglove in a browser; no ROS desktop is needed.
 
-    Open the address in Foxglove (Open connection, Foxglove WebSocket) and import config/foxglove.json as layout.
+    Open the address in Foxglove (Open connection, Foxglove WebSocket) and import a layout of config/foxglove.
 
     \b
     Example:

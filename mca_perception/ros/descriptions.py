@@ -49,6 +49,11 @@ VIEW_ARGUMENTS = (
     LaunchArgument("view_port", "8765", "Port that foxglove and web listen on."),
 )
 
+SERVICE_VIEW_ARGUMENTS = (
+    LaunchArgument("view", "none", "What to look with: foxglove (Foxglove's bridge).", ("none", "foxglove")),
+    LaunchArgument("view_port", "8765", "Port that foxglove listens on."),
+)
+
 PROCESS_ARGUMENTS = (
     LaunchArgument("respawn", "true", "Start a node again when it crashes or hangs.", ("true", "false")),
     LaunchArgument(
@@ -215,6 +220,7 @@ CRISIS_ARGUMENTS = (
     LaunchArgument("model", "models/crisis", "Folder of the model bundle."),
     LaunchArgument("posts", "", "Topic of the stream of posts. Empty: posts in the namespace."),
     *PROCESS_ARGUMENTS,
+    *SERVICE_VIEW_ARGUMENTS,
 )
 
 
@@ -237,7 +243,7 @@ def crisis(arguments: Mapping[str, str]) -> list[NodeDescription]:
         respawn=values["respawn"] == "true",
         lifecycle=True,
     )
-    return with_parameter_file([node], values["params_file"])
+    return with_parameter_file([node, *_view(values, [])], values["params_file"])
 
 
 RETRIEVAL_ARGUMENTS = (
@@ -254,6 +260,7 @@ RETRIEVAL_ARGUMENTS = (
         ),
     ),
     *PROCESS_ARGUMENTS,
+    *SERVICE_VIEW_ARGUMENTS,
 )
 
 
@@ -278,7 +285,7 @@ def retrieval(arguments: Mapping[str, str]) -> list[NodeDescription]:
         respawn=values["respawn"] == "true",
         lifecycle=True,
     )
-    return with_parameter_file([node], values["params_file"])
+    return with_parameter_file([node, *_view(values, [])], values["params_file"])
 
 
 MULTI_CAMERA_ARGUMENTS = (

@@ -227,6 +227,11 @@ class Client:
         self.node.destroy_subscription(subscription)
         return found[0]
 
+    def offered(self) -> set[str]:
+        """Names of topics and services in the graph."""
+        topics = self.node.get_topic_names_and_types()
+        return {name for name, _ in [*topics, *self.node.get_service_names_and_types()]}
+
     def publisher(self, kind: Any, topic: str) -> Any:
         """A publisher of images that somebody already reads."""
         from mca_perception.ros.qos import IMAGE_OUTPUT

@@ -15,8 +15,10 @@ pytest.importorskip("rclpy")
 from mca_perception_msgs.msg import CrisisPost
 from mca_perception_msgs.srv import ClassifyCrisis
 
-from mca_perception.ros.descriptions import CRISIS_ARGUMENTS, LaunchError, crisis
+from mca_perception.ros.descriptions import LaunchError, crisis
 from mca_perception.ros.parameters import load_schema, markdown_table
+from tests.support import layouts
+from tests.support.processes import kill_with_children
 
 pytestmark = pytest.mark.xdist_group("test_crisis_launch")
 
@@ -36,15 +38,14 @@ def test_the_stream_may_come_from_elsewhere() -> None:
         crisis({"post": "/feed"})
 
 
-def test_documentation_holds_parameters_and_arguments(repository: Path) -> None:
+def test_documentation_holds_the_parameters(repository: Path) -> None:
     text = (repository / "docs" / "crisis.md").read_text(encoding="utf-8")
     assert markdown_table("crisis") in text, "docs/crisis.md is stale: put markdown_table('crisis') there"
-    for argument in CRISIS_ARGUMENTS:
-        assert f"| `{argument.name}` |" in text
-        assert argument.description in text
 
 
-def test_mca_up_starts_a_node_that_answers(client: Any) -> None:
+def test_mca_up_starts_a_node_that_answers_and_has_what_the_layout_shows(
+    client: Any, repository: Path
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "mca_perception.cli.main", "up", "crisis"], stdout=subprocess.PIPE, text=True
     )
@@ -53,8 +54,10 @@ def test_mca_up_starts_a_node_that_answers(client: Any) -> None:
         answer = client.call(ClassifyCrisis, "/crisis/classify", timeout=90, post=post)
         assert answer.success
         assert answer.report.humanitarian == "infrastructure_and_utility_damage"
+        shown = layouts.names(layouts.read(repository, "crisis"))
+        client.wait(lambda: shown <= client.offered(), what="topics and services of the layout")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     finally:
-        process.kill()
+        kill_with_children(process)
         process.communicate()

@@ -24,6 +24,7 @@ from mca_perception.ros.descriptions import retrieval
 from mca_perception.ros.parameters import markdown_table
 from mca_perception.ros.retrieval_actions import IndexAction
 from mca_perception.ros.retrieval_service import RetrievalService
+from tests.support import layouts
 from tests.support.retrieval import WORDS, write_colour_encoder, write_colour_photos
 
 pytestmark = pytest.mark.xdist_group("test_retrieval_node")
@@ -72,7 +73,13 @@ def test_documentation_holds_the_generated_table(repository: Path) -> None:
 def test_the_launch_description_names_the_node() -> None:
     (node,) = retrieval({"store": "/photos.store", "namespace": "pictures"})
     assert (node.executable, node.namespace) == ("retrieval_node", "/pictures")
-    assert node.parameters == {"store": "/photos.store", "model": "", "back_end": "exact"}
+    expected = {"store": "/photos.store", "model": "", "back_end": "exact", "heartbeat_s": 15.0}
+    assert node.parameters == expected
+
+
+def test_the_layout_shows_what_the_node_has(node: Any, client: Any, repository: Path) -> None:
+    shown = layouts.names(layouts.read(repository, "retrieval"))
+    client.wait(lambda: shown <= client.offered(), 60, "topics and services of the layout")
 
 
 class Job:

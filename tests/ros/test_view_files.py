@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 
 import pytest
@@ -11,29 +9,34 @@ import yaml
 
 pytest.importorskip("rclpy")
 
+from mca_perception.ros.descriptions import LAUNCHES
 from mca_perception.ros.views import CONFIGURED_NAMESPACE, RVIZ_TOPICS
 from mca_perception.ros.web_view import TOPICS
+from tests.support import layouts
 
-OFFERED = {name if name.startswith("/") else f"/perception/{name}" for name in TOPICS}
+CAMERAS = {
+    "armbench": ["/perception"],
+    "multi_camera": ["/perception/left", "/perception/right"],  # the defaults of the launch description
+}
 
 
-def test_the_foxglove_layout_names_topics_that_are_offered(repository: Path) -> None:
-    text = (repository / "config" / "foxglove.json").read_text()
-    layout = json.loads(text)
-    shown: list[str] = []
+def offered(namespaces: list[str]) -> set[str]:
+    return {
+        name if name.startswith("/") else f"{namespace}/{name}" for namespace in namespaces for name in TOPICS
+    }
 
-    def look(part: object) -> None:
-        if isinstance(part, str):
-            shown.append(part)
-        elif isinstance(part, dict):
-            for key in ("first", "second"):
-                look(part[key])
 
-    look(layout["layout"])
-    assert sorted(shown) == sorted(layout["configById"])
-    named = set(re.findall(r'"(/[a-z_0-9/]+)', text))
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_every_launch_has_a_layout_that_arranges_all_its_panels(repository: Path, launch: str) -> None:
+    layout = layouts.read(repository, launch)
+    assert sorted(layouts.panels(layout["layout"])) == sorted(layout["configById"])
+
+
+@pytest.mark.parametrize("launch", CAMERAS)
+def test_layouts_name_topics_that_are_offered(repository: Path, launch: str) -> None:
+    named = layouts.names(layouts.read(repository, launch))
     assert named
-    assert named <= OFFERED
+    assert named <= offered(CAMERAS[launch])
 
 
 def test_the_rviz_configuration_names_topics_of_the_node(repository: Path) -> None:
@@ -44,4 +47,4 @@ def test_the_rviz_configuration_names_topics_of_the_node(repository: Path) -> No
         if "Topic" in display
     }
     assert topics == {f"{CONFIGURED_NAMESPACE}/{name}" for name in RVIZ_TOPICS}  # launch files move these
-    assert topics <= OFFERED
+    assert topics <= offered(["/perception"])
