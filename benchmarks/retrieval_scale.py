@@ -268,9 +268,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder for the stores; taken again if there"
-    )
+    parser.add_argument("--work", type=Path, help="folder for the stores; taken again if there")
+    parser.add_argument("--model", help="not used: the vectors are made up")
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument(
         "--small-graph-images", type=int, default=50_000, help="pool of HNSW, which takes long to build"

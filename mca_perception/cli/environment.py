@@ -75,12 +75,22 @@ FEATURES = {
     "bags": Feature("read rosbag2 and mcap files", ("rosbags",), "pip install -e ."),
     "training": Feature("train and export", ("torch", "onnx", "onnxscript", "matplotlib"), _extra("train")),
     "tests": Feature("make test", ("pytest", "xdist", "pytest_timeout", "hypothesis", "torch"), "make test"),
-    "crisis": Feature("crisis classification", ("sentencepiece", "sklearn"), _extra("crisis")),
-    "retrieval": Feature(
-        "document-to-image retrieval",
-        ("sentencepiece", "faiss", "ir_measures", "pyarrow"),
-        _extra("retrieval"),
+    "view": Feature("look at the nodes in a browser: mca view", (*ROS, "foxglove"), _extra("foxglove")),
+    "tracking": Feature("ids of objects that last over frames", (*ROS, "scipy"), _extra("tracking")),
+    "openvino": Feature("run models in OpenVINO", ("openvino",), _extra("openvino")),
+    "triton": Feature("run models on a Triton server", ("tritonclient", "grpc"), _extra("triton")),
+    "lora": Feature("train with LoRA", ("torch", "peft"), _extra("lora")),
+    "backbones": Feature(
+        "train on other backbones", ("timm", "transformers", "open_clip"), _extra("backbones")
     ),
+    "crisis": Feature("crisis classification", (*RUNTIME, "sentencepiece"), "pip install -e ."),
+    "crisis training": Feature("train the linear crisis models", ("sklearn",), _extra("crisis")),
+    "retrieval": Feature("document-to-image retrieval", (*RUNTIME, "sentencepiece"), "pip install -e ."),
+    "retrieval back ends": Feature(
+        "faiss, Parquet sources, ranking metrics", ("faiss", "ir_measures", "pyarrow"), _extra("retrieval")
+    ),
+    "qdrant": Feature("Qdrant as a back end of retrieval", ("qdrant_client",), _extra("qdrant")),
+    "ray": Feature("index images on several machines", ("ray", "pyarrow"), _extra("ray")),
     "gpu": Feature("run models on a GPU", ("onnxruntime",), "docs/install.md, section GPU", needs_gpu=True),
 }
 

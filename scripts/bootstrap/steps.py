@@ -21,8 +21,11 @@ from ros import find_ros, python_of, sourced_environment, wheels_available
 PROFILES = {
     "colcon": ("ros",),
     "demo": ("ros",),
-    "test": ("backbones", "dev", "lora", "oracles", "retrieval", "ros", "train"),
-    "setup": ("backbones", "crisis", "dev", "lora", "oracles", "qdrant", "ray", "retrieval", "ros", "train"),
+    "test": ("backbones", "dev", "foxglove", "lora", "oracles", "retrieval", "ros", "train"),
+    "setup": (
+        *("augmentation", "backbones", "crisis", "dev", "foxglove", "lora", "openvino", "oracles", "qdrant"),
+        *("ray", "retrieval", "ros", "tracking", "train", "triton"),
+    ),
 }
 FREE_GB = {"colcon": 2.0, "demo": 1.5, "test": 8.0, "setup": 9.0}
 NEWEST_WHEEL_PYTHON = (3, 14)
