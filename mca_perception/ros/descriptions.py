@@ -5,10 +5,18 @@ Imports neither rclpy nor launch, so that ``mca up --list-arguments`` works anyw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from mca_perception.ros.launch_arguments import (
+    PARALLEL_FRAMES_ARGUMENT,
+    PROCESS_ARGUMENTS,
+    SESSION_ARGUMENT,
+    VIEW_ARGUMENTS,
+    heartbeat_s,
+    views,
+)
 from mca_perception.ros.node_descriptions import (
     RESPAWN_DELAY_S,
     LaunchArgument,
@@ -20,8 +28,13 @@ from mca_perception.ros.node_descriptions import (
     resolve_arguments,
 )
 from mca_perception.ros.parameter_files import with_parameter_file
+from mca_perception.ros.service_descriptions import (
+    CRISIS_ARGUMENTS,
+    RETRIEVAL_ARGUMENTS,
+    crisis,
+    retrieval,
+)
 from mca_perception.ros.task_descriptions import task_descriptions
-from mca_perception.ros.views import VIEWS, view_nodes
 
 __all__ = [
     "LAUNCHES",
@@ -38,47 +51,6 @@ __all__ = [
 
 SOURCE_FRAME = "camera"
 """Frame of the source's images where none is recorded."""
-
-VIEW_ARGUMENTS = (
-    LaunchArgument(
-        "view",
-        "none",
-        "What to look with: rviz, foxglove (Foxglove's bridge), or web (our own server for Foxglove).",
-        VIEWS,
-    ),
-    LaunchArgument("view_port", "8765", "Port that foxglove and web listen on."),
-)
-
-SERVICE_VIEW_ARGUMENTS = (
-    LaunchArgument("view", "none", "What to look with: foxglove (Foxglove's bridge).", ("none", "foxglove")),
-    LaunchArgument("view_port", "8765", "Port that foxglove listens on."),
-)
-
-PROCESS_ARGUMENTS = (
-    LaunchArgument("respawn", "true", "Start a node again when it crashes or hangs.", ("true", "false")),
-    LaunchArgument(
-        "heartbeat_s", "15.0", "A node hangs when one of its callbacks takes longer, in seconds. 0: never."
-    ),
-    LaunchArgument(
-        "params_file", "", "YAML file with parameters of the nodes; they win over the launch arguments."
-    ),
-)
-
-SESSION_ARGUMENT = LaunchArgument(
-    "session",
-    "auto",
-    "What runs the model's graphs; auto takes the best that works on the machine.",
-    (
-        *("auto", "onnxruntime-cpu", "onnxruntime-cuda", "openvino"),
-        *("tensorrt", "torch", "torch-package", "triton"),
-    ),
-)
-
-PARALLEL_FRAMES_ARGUMENT = LaunchArgument(
-    "parallel_frames",
-    "1",
-    "Frames that are worked on at the same time: more frames per second, each later.",
-)
 
 ARMBENCH_ARGUMENTS = (
     LaunchArgument("namespace", "perception", "Namespace of all nodes; one per camera."),
@@ -171,7 +143,7 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
         parameters = {"out": values["out"], "truth": "" if camera else values["source"]}
         nodes.append(NodeDescription("viewer_node", namespace, "viewer", parameters, ends_launch=True))
     frame = SOURCE_FRAME if values["source"] else ""
-    return with_parameter_file([*nodes, *_view(values, [namespace], frame)], values["params_file"])
+    return with_parameter_file([*nodes, *views(values, [namespace], frame)], values["params_file"])
 
 
 def _perceiving(values: Mapping[str, str], namespace: str, policy: str) -> list[NodeDescription]:
@@ -182,7 +154,7 @@ def _perceiving(values: Mapping[str, str], namespace: str, policy: str) -> list[
         "frame_policy": policy,
         "session": values["session"],
         "parallel_frames": int(number("parallel_frames", values)),
-        "heartbeat_s": _heartbeat_s(values),
+        "heartbeat_s": heartbeat_s(values),
         "score_threshold": number("score_threshold", values),
         "tracking": values["tracking"] == "true",
         "camera_info_file": values["camera_info_file"],
@@ -208,84 +180,6 @@ def _perceiving(values: Mapping[str, str], namespace: str, policy: str) -> list[
     places = {name: values[name] for name in ("image", "depth", "camera_info")}
     chain = task_descriptions(namespace, tasks, parameters, **places)
     return in_order([replace(node, respawn=respawn) for node in chain], namespace)
-
-
-def _heartbeat_s(values: Mapping[str, str]) -> float:
-    """A node that nobody would start again does not end itself."""
-    return number("heartbeat_s", values) if values["respawn"] == "true" else 0.0
-
-
-CRISIS_ARGUMENTS = (
-    LaunchArgument("namespace", "crisis", "Namespace of the node."),
-    LaunchArgument("model", "models/crisis", "Folder of the model bundle."),
-    LaunchArgument("posts", "", "Topic of the stream of posts. Empty: posts in the namespace."),
-    *PROCESS_ARGUMENTS,
-    *SERVICE_VIEW_ARGUMENTS,
-)
-
-
-def crisis(arguments: Mapping[str, str]) -> list[NodeDescription]:
-    """The node that categorises posts.
-
-    Args:
-        arguments: values by name; the others keep their defaults.
-
-    Raises:
-        LaunchError: see :func:`resolve_arguments`.
-    """
-    values = resolve_arguments(CRISIS_ARGUMENTS, arguments)
-    node = NodeDescription(
-        "crisis_node",
-        "/" + values["namespace"].strip("/"),
-        "crisis",
-        parameters={"model": values["model"], "heartbeat_s": _heartbeat_s(values)},
-        remappings=(("posts", values["posts"]),) if values["posts"] else (),
-        respawn=values["respawn"] == "true",
-        lifecycle=True,
-    )
-    return with_parameter_file([node, *_view(values, [])], values["params_file"])
-
-
-RETRIEVAL_ARGUMENTS = (
-    LaunchArgument("namespace", "retrieval", "Namespace of the node."),
-    LaunchArgument("store", "retrieval.store", "Folder of the index (mca retrieval index)."),
-    LaunchArgument("model", "", "Folder of the model bundle. Empty: the one that made the index."),
-    LaunchArgument(
-        "back_end",
-        "exact",
-        "How all images are searched.",
-        (
-            *("exact", "faiss-flat", "faiss-float16", "faiss-int8"),
-            *("faiss-hnsw", "faiss-hnsw-int8", "faiss-ivf-int8", "qdrant"),
-        ),
-    ),
-    *PROCESS_ARGUMENTS,
-    *SERVICE_VIEW_ARGUMENTS,
-)
-
-
-def retrieval(arguments: Mapping[str, str]) -> list[NodeDescription]:
-    """The node that finds images for documents.
-
-    Args:
-        arguments: values by name; the others keep their defaults.
-
-    Raises:
-        LaunchError: see :func:`resolve_arguments`.
-    """
-    values = resolve_arguments(RETRIEVAL_ARGUMENTS, arguments)
-    node = NodeDescription(
-        "retrieval_node",
-        "/" + values["namespace"].strip("/"),
-        "retrieval",
-        parameters={
-            **{name: values[name] for name in ("store", "model", "back_end")},
-            "heartbeat_s": _heartbeat_s(values),
-        },
-        respawn=values["respawn"] == "true",
-        lifecycle=True,
-    )
-    return with_parameter_file([node, *_view(values, [])], values["params_file"])
 
 
 MULTI_CAMERA_ARGUMENTS = (
@@ -346,7 +240,7 @@ def multi_camera(arguments: Mapping[str, str]) -> list[NodeDescription]:
     namespaces = [f"{namespace}/{camera}" for camera in cameras]
     common = {
         **{name: values[name] for name in ("model", "gallery", "session", "frame_policy")},
-        "heartbeat_s": _heartbeat_s(values),
+        "heartbeat_s": heartbeat_s(values),
         "parallel_frames": int(number("parallel_frames", values)),
         "tracking": values["tracking"] == "true",
     }
@@ -367,7 +261,7 @@ def multi_camera(arguments: Mapping[str, str]) -> list[NodeDescription]:
         nodes = [
             NodeDescription("cameras_node", namespace, "cameras", parameters=parameters, respawn=respawn)
         ]
-    return with_parameter_file([*nodes, *_view(values, namespaces)], values["params_file"])
+    return with_parameter_file([*nodes, *views(values, namespaces)], values["params_file"])
 
 
 def _camera(
@@ -383,11 +277,6 @@ def _camera(
         respawn=respawn,
         lifecycle=True,
     )
-
-
-def _view(values: Mapping[str, str], namespaces: Sequence[str], frame: str = "") -> list[NodeDescription]:
-    """What the arguments ``view`` and ``view_port`` ask for."""
-    return view_nodes(values["view"], namespaces, port=int(number("view_port", values)), frame=frame)
 
 
 LAUNCHES: dict[
