@@ -36,6 +36,7 @@ class PerceptionPipeline(Segmenter):
         bundle: the model.
         gallery: where products are looked up; ``None`` leaves objects without products.
         score_threshold: objects below it are left out; as calibrated in the bundle unless set.
+        classes: labels of the objects that are wanted; empty for all.
         top_k: products per object.
         reject_unknown: leave objects without products when a calibrated bundle finds none of those searched similar
             enough. Switch it off where images differ from those that the bundle was calibrated on.
@@ -73,6 +74,7 @@ class PerceptionPipeline(Segmenter):
             raise ValueError(f"top_k is {top_k}; it must be at least 1")
         super().__init__(bundle, sessions, segmentation, score_threshold)
         self.gallery = gallery
+        self.classes: tuple[str, ...] = ()
         self.top_k = top_k
         self.reject_unknown = True
         self.identifies = bundle.manifest.identification is not None
@@ -137,7 +139,7 @@ class PerceptionPipeline(Segmenter):
         with timed(timings, "total"):
             candidates = self.candidates(image, timings_ms=timings)
             with timed(timings, "postprocess"):
-                objects = to_objects(candidates, self.segmentation_settings.labels)
+                objects = to_objects(candidates, self.segmentation_settings.labels, classes=self.classes)
             objects = self.look_closer(image, objects, manifest=manifest, timings_ms=timings)
         return objects.replace(timings_ms=timings)
 

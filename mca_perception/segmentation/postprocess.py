@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -227,11 +227,23 @@ def resize_masks(mask_logits: NDArray[np.float32], letterbox: Letterbox) -> Iter
 
 
 def to_objects(
-    candidates: MaskCandidates, label_names: tuple[str, ...], *, min_area: int = MIN_AREA
+    candidates: MaskCandidates,
+    label_names: tuple[str, ...],
+    *,
+    min_area: int = MIN_AREA,
+    classes: Collection[str] = (),
 ) -> Objects:
-    """Let candidates compete for pixels; those left with fewer than ``min_area`` and containers are dropped."""
+    """Let candidates compete for pixels; those left with fewer than ``min_area`` and containers are dropped.
+
+    Args:
+        candidates: of one image.
+        label_names: names of their labels.
+        min_area: in pixels.
+        classes: labels that take part; empty for all.
+    """
     letterbox = candidates.letterbox
-    held = np.array([label_names[label] not in CONTAINERS for label in candidates.labels], dtype=bool)
+    wanted = set(classes or label_names) - CONTAINERS
+    held = np.array([label_names[label] in wanted for label in candidates.labels], dtype=bool)
     contents = candidates.where(held)
     instance_mask, areas, boxes = compose_windows(contents.windows(), letterbox.image_size, min_area=min_area)
     kept = np.flatnonzero(areas)

@@ -138,6 +138,22 @@ def test_tote_takes_no_pixel_from_its_objects() -> None:
     assert np.array_equal(together.boxes, alone.boxes)
 
 
+@pytest.mark.parametrize(
+    ("classes", "scores"),
+    [((), [0.8]), (("Bag",), [0.7]), (("Box", "Bag"), [0.8]), (("Tote",), []), (("Jar",), [])],
+)
+def test_only_wanted_classes_compete(classes, scores) -> None:
+    """The bag lies wholly under the box, and is seen when boxes are not wanted."""
+    letterbox = Letterbox.fit((64, 64), (64, 64))
+    logits = np.full((3, 16, 16), -5, np.float32)
+    logits[:, 2:6, 2:6] = np.array([9, 8, 1])[:, None, None]
+    logits[1, 8:14, 8:14] = 1
+    labels = np.array([2, 0, 1], np.int64)
+    candidates = Candidates(np.array([0.9, 0.8, 0.7], np.float32), labels, logits, letterbox)
+    objects = to_objects(candidates, ("Box", "Bag", "Tote"), min_area=1, classes=classes)
+    assert objects.scores.tolist() == pytest.approx(scores)
+
+
 @pytest.mark.parametrize("chosen", [[], [1], [0, 2]])
 def test_chosen_candidates_keep_what_belongs_to_them(chosen) -> None:
     scores, labels, logits = random_candidates(2, count=3)
