@@ -7,24 +7,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from mca_perception_msgs.msg import PerceivedObject
+from mca_perception_msgs.msg import PerceivedObject, PerceivedObjects
 
 from mca_perception.objects import Objects
 from mca_perception.ros.conversions import defect_of
+from mca_perception.ros.defect_alarms import DefectAlarms
 from mca_perception.ros.defect_messages import rate_problem
 from mca_perception.ros.defect_services import InspectionServices
 from mca_perception.ros.engine import Engine, EngineSlot, Settings
 from mca_perception.ros.managed_node import run_managed
-from mca_perception.ros.object_node import ObjectNode
+from mca_perception.ros.object_node import Found, ObjectNode
 from mca_perception.ros.service_threads import ServiceThread
 
 __all__ = ["DefectsNode", "main"]
 
 
 class DefectsNode(ObjectNode):
-    """Fills ``defect``; offers ``inspect_pick``."""
+    """Fills ``defect`` and raises alarms; offers ``inspect_pick``."""
 
     def __init__(self, **options: Any) -> None:
+        self._alarms: DefectAlarms | None = None
         self._service_thread: ServiceThread | None = None
         super().__init__("defects", **options)
 
@@ -32,6 +34,7 @@ class DefectsNode(ObjectNode):
         return "" if engine.inspector else f"model {engine.model} has no defect head; choose one that has"
 
     def _offer(self, engines: EngineSlot) -> None:
+        self._alarms = DefectAlarms(self)
         self._service_thread = ServiceThread(self, "services", report=self.report)
         InspectionServices(self._service_thread, engines, rate=lambda: float(self.parameters["defect_fpr"]))
 
@@ -42,6 +45,12 @@ class DefectsNode(ObjectNode):
         rule = engine.defect_rule(self.parameters["defect_fpr"])
         for i, message in enumerate(messages):
             message.defect = defect_of(found, i, rule)
+
+    def _published(self, message: PerceivedObjects, found: Found) -> None:
+        assert self._alarms is not None
+        assert self._engines is not None
+        self._alarms.publish(message)
+        self._alarms.explain(found.image, found.objects, message.header, self._engines)
 
     def _refuse(self, name: str, value: Any) -> str:
         """Why a parameter cannot have a value that lies within its limits."""
@@ -54,6 +63,9 @@ class DefectsNode(ObjectNode):
         if self._service_thread is not None:
             self._service_thread.close()
             self._service_thread = None
+        if self._alarms is not None:
+            self._alarms.close()
+            self._alarms = None
         super()._release()
 
 

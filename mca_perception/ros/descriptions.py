@@ -174,11 +174,11 @@ def _perceiving(values: Mapping[str, str], namespace: str, policy: str) -> list[
         ]
     tasks = ["segmentation", *(["identification"] if values["gallery"] else [])]
     tasks += ["defects"] if values["defects"] == "true" else []
+    camera = {name: values[name] for name in ("image", "depth", "camera_info")}
     if values["tasks"] == "container":
-        parameters |= {"tasks": tasks, "image": values["image"], "params_file": values["params_file"]}
+        parameters |= {"tasks": tasks, **camera, "params_file": values["params_file"]}
         return [NodeDescription("tasks_node", namespace, "tasks", parameters=parameters, respawn=respawn)]
-    places = {name: values[name] for name in ("image", "depth", "camera_info")}
-    chain = task_descriptions(namespace, tasks, parameters, **places)
+    chain = task_descriptions(namespace, tasks, parameters, **camera)
     return in_order([replace(node, respawn=respawn) for node in chain], namespace)
 
 

@@ -127,6 +127,12 @@ def _verdict(state: str, snapshot: Snapshot, facts: Mapping[str, Any]) -> tuple[
         return DiagnosticStatus.WARN, "no image received yet"
     if snapshot.silent_s > SILENT_S:
         return DiagnosticStatus.WARN, f"no image for {snapshot.silent_s:.0f} s: is the camera running?"
+    if snapshot.drops and not snapshot.processed:
+        causes = ", ".join(f"{cause} {count}" for cause, count in sorted(snapshot.drops.items()))
+        return (
+            DiagnosticStatus.WARN,
+            f"{snapshot.received} frames received, none processed; dropped: {causes}",
+        )
     if problem := facts.get("depth_problem"):
         return DiagnosticStatus.WARN, str(problem)
     return DiagnosticStatus.OK, f"{snapshot.processed} frames, {snapshot.fps:g} fps"

@@ -1,8 +1,8 @@
-"""The subscriptions of the perception node: images, depth, camera_info; and what is wrong with their publishers."""
+"""The subscriptions of the nodes: images, depth, camera_info; and what is wrong with their publishers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -27,20 +27,19 @@ class Inputs:
     def __init__(
         self,
         node: LifecycleNode,
-        parameters: NodeParameters,
+        parameters: NodeParameters | Mapping[str, Any],
         receive: Callable[[Image | CompressedImage], None],
-        depth: DepthInput,
+        depth: DepthInput | None = None,
     ) -> None:
         """Subscribe to what the parameters ask for.
 
         Args:
             node: subscribes.
-            parameters: of the node.
+            parameters: of the node; ``input_qos``, ``input_transport`` and ``frame_policy`` are asked for.
             receive: takes images.
-            depth: takes depth images and camera_info.
+            depth: takes depth images and camera_info; nobody does when not given.
         """
         self._node = node
-        self._receive = receive
         self._automatic = parameters["input_qos"] == "auto"
         self._profile = qos.image_input(parameters["input_qos"], parameters["frame_policy"])
         self._problems: dict[str, str] = {}
@@ -52,16 +51,20 @@ class Inputs:
             ("compressed", CompressedImage, "image/compressed"),
         ):
             if transport in ("auto", name):
-                self._subscribe(kind, topic, self._profile)
+                self.subscribe(kind, topic, receive, self._profile)
+        if depth is None:
+            return
         # Best effort serves drivers of both kinds; a missing depth image costs the 3D of one frame.
         self._add(Image, "depth", depth.receive_depth, qos.SENSOR)
         self._add(CameraInfo, "camera_info", depth.receive_info, qos.SENSOR)
 
-    def _subscribe(self, kind: Any, topic: str, profile: QoSProfile) -> None:
-        def mismatch(event: Any) -> None:
-            self._on_mismatch(kind, topic, profile, event)
+    def subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
+        """Subscribe to a topic; a publisher that does not match is dealt with or reported, as for images."""
 
-        self._add(kind, topic, self._receive, profile, SubscriptionEventCallbacks(incompatible_qos=mismatch))
+        def mismatch(event: Any) -> None:
+            self._on_mismatch(kind, topic, callback, profile, event)
+
+        self._add(kind, topic, callback, profile, SubscriptionEventCallbacks(incompatible_qos=mismatch))
 
     def _add(
         self,
@@ -75,7 +78,9 @@ class Inputs:
             kind, topic, callback, profile, event_callbacks=events
         )
 
-    def _on_mismatch(self, kind: Any, topic: str, profile: QoSProfile, event: Any) -> None:
+    def _on_mismatch(
+        self, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile, event: Any
+    ) -> None:
         policy = QoSPolicyKind(event.last_policy_kind)
         reliable = profile.reliability == ReliabilityPolicy.RELIABLE
         name = self._node.resolve_topic_name(topic)
@@ -85,7 +90,7 @@ class Inputs:
             )
             # Destroying a subscription in its own event would pull the event from under the executor.
             self._superseded.append(self._subscriptions.pop(topic))
-            self._subscribe(kind, topic, qos.EVERY_IMAGE_BEST_EFFORT)
+            self.subscribe(kind, topic, callback, qos.EVERY_IMAGE_BEST_EFFORT)
             return
         remedy = "set input_qos:=best_effort" if reliable else "change the publisher"
         self._problems[topic] = f"{name}: the publisher's {policy.name.lower()} does not match; {remedy}"

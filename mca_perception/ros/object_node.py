@@ -10,9 +10,12 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from mca_perception_msgs.msg import PerceivedObject, PerceivedObjects
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
@@ -22,23 +25,39 @@ from mca_perception.errors import InvalidImageError, McaError
 from mca_perception.objects import Objects
 from mca_perception.ros import qos
 from mca_perception.ros.conversions import stamp_ns
-from mca_perception.ros.diagnostics import PERIOD_S, perception_status
+from mca_perception.ros.diagnostics import PERIOD_S, drops_in, perception_status, read_status
 from mca_perception.ros.engine import Engine, EngineSlot, Settings
 from mca_perception.ros.frame_policy import DEACTIVATED, FrameQueue
 from mca_perception.ros.frames import NO_CONTAINER, Container, FrameWorkers
 from mca_perception.ros.images import decode_compressed, decode_image
+from mca_perception.ros.inputs import Inputs
 from mca_perception.ros.managed_node import LOG_EVERY_S, ManagedNode, transition
 from mca_perception.ros.processing import guarded
 from mca_perception.ros.stamp_matching import StampMatcher
 
-__all__ = ["ObjectNode", "objects_of"]
+__all__ = ["Found", "ObjectNode", "objects_of"]
 
 _OBJECTS, _MASK, _IMAGE = "objects", "mask", "image"
 
+_PATIENCE_S = {_OBJECTS: 3.0, _MASK: 30.0, _IMAGE: 30.0}
+"""Objects come last: image and mask wait for the nodes before this one, their queues included."""
 
-class _Found(NamedTuple):
-    """How long it took to fill a frame's message, in all and by step."""
+_OBJECT_BYTES = 8192
+"""What an object takes in memory, about."""
 
+
+class _Picture(NamedTuple):
+    """An image message, and the container at the time of its arrival."""
+
+    message: Image | CompressedImage
+    container: Container
+
+
+class Found(NamedTuple):
+    """What was found in a frame's image, and how long it took, in all and by step."""
+
+    image: NDArray[np.uint8]
+    objects: Objects
     spent_ms: float
     steps_ms: Mapping[str, float]
 
@@ -63,10 +82,12 @@ class ObjectNode(ManagedNode):
         super().__init__(name, role="perception", **options)
         self._turns = turns if turns is not None else nullcontext()
         self._output: Any = None
-        self._inputs: list[Any] = []
+        self._inputs: Inputs | None = None
         self._matcher: StampMatcher | None = None
         self._frames: FrameQueue[dict[str, Any]] | None = None
-        self._workers: FrameWorkers[dict[str, Any], _Found | None] | None = None
+        self._workers: FrameWorkers[dict[str, Any], Found | None] | None = None
+        self._dropped_before: dict[str, int] = {}
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._hear, qos.DIAGNOSTICS)
         self.create_timer(PERIOD_S, self._watch)
 
     @abstractmethod
@@ -80,6 +101,9 @@ class ObjectNode(ManagedNode):
     @abstractmethod
     def _fill(self, messages: list[PerceivedObject], found: Objects, engine: Engine) -> None:
         """Write what is known of the objects into their messages."""
+
+    def _published(self, message: PerceivedObjects, found: Found) -> None:
+        """The message of a frame has gone out."""
 
     def _container(self) -> Container:
         """What limits the products."""
@@ -116,9 +140,7 @@ class ObjectNode(ManagedNode):
         frames: FrameQueue[dict[str, Any]] = FrameQueue(
             policy, depth=self.parameters["queue_depth"], on_drop=self._statistics.count_drop
         )
-        matcher = StampMatcher(
-            (_OBJECTS, _MASK, _IMAGE), on_match=frames.put, on_drop=self._statistics.count_drop
-        )
+        matcher = StampMatcher(_PATIENCE_S, on_match=frames.put, on_drop=self._drop)
         self._frames, self._matcher = frames, matcher
         self._workers = FrameWorkers(
             frames,
@@ -130,46 +152,48 @@ class ObjectNode(ManagedNode):
             ),
             parallel=self.parameters["parallel_frames"],
         )
-        images = qos.image_input("auto", policy)
-        self._inputs = [
-            self.create_subscription(kind, topic, lambda m, name=name: self._receive(name, m), profile)
-            for kind, topic, name, profile in (
-                (Image, "image", _IMAGE, images),
-                (CompressedImage, "image/compressed", _IMAGE, images),
-                (Image, "segmented/instance_mask", _MASK, qos.EVERY_IMAGE),
-                (PerceivedObjects, "segmented/objects", _OBJECTS, qos.RESULTS),
-            )
-        ]
+        options = {"input_transport": "auto", "input_qos": "auto", "frame_policy": policy}
+        self._inputs = Inputs(self, options, partial(self._receive, _IMAGE))
+        mask, objects = partial(self._receive, _MASK), partial(self._receive, _OBJECTS)
+        self._inputs.subscribe(Image, "segmented/instance_mask", mask, qos.EVERY_IMAGE)
+        self._inputs.subscribe(PerceivedObjects, "segmented/objects", objects, qos.RESULTS)
         return result
 
     def _receive(self, kind: str, message: Any) -> None:
-        if kind == _OBJECTS:
-            self._statistics.count_received(stamp_ns(message.header.stamp))
         assert self._matcher is not None
-        self._matcher.receive(kind, message)
+        stamp = stamp_ns(message.header.stamp)
+        if kind == _OBJECTS:
+            self._statistics.count_received(stamp)
+        size = _OBJECT_BYTES * (1 + len(message.objects)) if kind == _OBJECTS else len(message.data)
+        item = _Picture(message, self._container()) if kind == _IMAGE else message
+        self._matcher.receive(kind, stamp, item, size)
+
+    def _drop(self, cause: str, text: str) -> None:
+        self._statistics.count_drop(cause, text)
+        if text:
+            self._tell_dropped(cause, text)
 
     def _tell_dropped(self, cause: str, text: str) -> None:
         self.get_logger().warning(f"objects dropped ({cause}): {text}", throttle_duration_sec=LOG_EVERY_S)
 
-    def _look_closer(self, messages: dict[str, Any]) -> _Found:
+    def _look_closer(self, messages: dict[str, Any]) -> Found:
         """Fill the message of a frame; on several threads at once."""
         assert self._engines is not None
         started = time.perf_counter()
         message: PerceivedObjects = messages[_OBJECTS]
-        picture = messages[_IMAGE]
+        picture, container = messages[_IMAGE]
         image = decode_compressed(picture) if isinstance(picture, CompressedImage) else decode_image(picture)
         objects = objects_of(message, messages[_MASK])
-        container = self._container()
         with self._turns, self._engines.use() as engine:
             found = engine.look_closer(image, objects, container, self._settings())
             if engine.model != message.model:
                 message.model = f"{message.model} {engine.model}".strip()
             self._fill(message.objects, found, engine)
         message.container_id = container.container_id or message.container_id
-        return _Found((time.perf_counter() - started) * 1e3, found.timings_ms)
+        return Found(image, found, (time.perf_counter() - started) * 1e3, found.timings_ms)
 
     def _publish(
-        self, message: PerceivedObjects, found: _Found | None, frames: FrameQueue[dict[str, Any]]
+        self, message: PerceivedObjects, found: Found | None, frames: FrameQueue[dict[str, Any]]
     ) -> None:
         if found is None:
             return
@@ -186,11 +210,12 @@ class ObjectNode(ManagedNode):
         self._statistics.count_processed(
             latency_ms=latency, processing_ms=found.spent_ms, steps_ms=found.steps_ms
         )
+        self._published(message, found)
 
     def _stop(self) -> None:
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs = []
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
         if self._matcher is not None:
             self._matcher.close()
             self._matcher = None
@@ -210,15 +235,31 @@ class ObjectNode(ManagedNode):
         """Further keys and values for the diagnostics."""
         return {}
 
+    def _hear(self, array: DiagnosticArray) -> None:
+        """Remember what the node before this one in a chain has dropped: nobody after it hears of these images."""
+        place = self.resolve_topic_name("segmented/objects").rpartition("/")[0]
+        facts = read_status(array, place, "perception")
+        if facts is not None:
+            task = place.rpartition("/")[2]
+            self._dropped_before = {
+                cause if "/" in cause else f"{task}/{cause}": count
+                for cause, count in drops_in(facts).items()
+            }
+
     def _watch(self) -> None:
         facts: dict[str, Any] = {"frame_policy": self.parameters["frame_policy"]}
+        if self._matcher is not None:
+            self._matcher.expire()
+        if self._inputs is not None and self._frames is not None:
+            facts |= {"frames_waiting": len(self._frames), **self._inputs.facts()}
         if self._engines is not None:
             with self._engines.use() as engine:
                 facts |= engine.facts()
         if self._output is not None:
             facts["objects_subscribers"] = self._output.get_subscription_count()
-        status = perception_status(self.state, self._statistics.snapshot(), {**facts, **self._facts()})
-        self._diagnostics.publish(*status)
+        own, before = self._statistics.snapshot(), self._dropped_before
+        counts = replace(own, received=own.received + sum(before.values()), drops={**before, **own.drops})
+        self._diagnostics.publish(*perception_status(self.state, counts, {**facts, **self._facts()}))
 
 
 def objects_of(message: PerceivedObjects, mask: Image) -> Objects:

@@ -1,7 +1,7 @@
 """Segmentation, identification and defects as nodes of their own. Imports neither rclpy nor launch.
 
 They chain: identification reads what segmentation found, defects what identification wrote. The last one stands where
-the node ``perception`` would, with its topics and services; those before it have namespaces of their own below.
+the node ``perception`` would; those before it have namespaces of their own below, but publish and serve where it would.
 """
 
 from __future__ import annotations
@@ -22,6 +22,28 @@ _PARAMETERS = {
     "identification": (*_COMMON, "gallery"),
     "defects": _COMMON,
 }
+
+_PRODUCTS = ("set_container", "identify_pick", "add_product", "remove_product", "gallery_info")
+_DEFECTS = ("inspect_pick", "alarms", "alarms/heat_map/compressed")
+_OFFERED = {
+    "segmentation": (
+        *(
+            "instance_mask",
+            "detections",
+            "detections_3d",
+            "object_points",
+            "overlay/compressed",
+            "label_info",
+        ),
+        *(f"debug/{figure}_ms" for figure in ("cyclic", "processing", "pipeline")),
+        *_PRODUCTS,
+        *_DEFECTS,
+    ),
+    "identification": _PRODUCTS,
+    "defects": _DEFECTS,
+}
+"""Topics and services in the namespace itself, unless a later task offers them. ``objects`` chain, so they are of the
+last task there; ``load_model`` exchanges the model of one node, which its name has to tell."""
 
 
 def task_descriptions(
@@ -53,24 +75,28 @@ def task_descriptions(
         )
     chain = [task for task in TASKS if task in tasks]
     base = namespace.rstrip("/")
-    topics = camera_topics(image or f"{base}/image", depth or f"{base}/depth", camera_info)
-    images = tuple(rule for rule in topics if rule[0].startswith("image"))
+    camera = (_absolute(topic, base) for topic in (image or "image", depth or "depth", camera_info))
+    topics = camera_topics(*camera)
     nodes = []
-    for before, task in zip(["", *chain], chain, strict=False):
+    for position, task in enumerate(chain):
         parameters = {name: values[name] for name in _PARAMETERS[task] if name in values}
-        mask = f"{base}/instance_mask"
-        rules = (
-            (*topics, ("instance_mask", mask))
-            if task == "segmentation"
-            else (
-                *images,
-                ("segmented/objects", f"{base}/{before}/objects"),
-                ("segmented/instance_mask", mask),
-            )
-        )
+        executable, rules = f"{task}_node", topics
         if task == "segmentation":
+            executable = "perception_node"
             parameters |= {"identification": False, "inspection": False}
-        executable = "perception_node" if task == "segmentation" else f"{task}_node"
-        place = namespace if task == chain[-1] else f"{base}/{task}"
+        else:
+            rules = tuple(rule for rule in topics if rule[0].startswith("image"))
+            rules += (("segmented/objects", f"{base}/{chain[position - 1]}/objects"),)
+            rules += (("segmented/instance_mask", f"{base}/instance_mask"),)
+        later = chain[position + 1 :]
+        taken = {name for other in later for name in _OFFERED[other]}
+        if later:
+            rules += tuple((name, f"{base}/{name}") for name in _OFFERED[task] if name not in taken)
+        place = f"{base}/{task}" if later else namespace
         nodes.append(NodeDescription(executable, place, task, parameters, rules, lifecycle=True))
     return nodes
+
+
+def _absolute(topic: str, base: str) -> str:
+    """A topic as it is called in the namespace ``base``, for nodes in others; empty for none."""
+    return topic if not topic or topic.startswith("/") else f"{base}/{topic}"

@@ -34,9 +34,8 @@ class TasksNode(NodeContainer):
         """
         super().__init__("tasks", **options)
         values = {name: self.parameters[name] for name in _SHARED}
-        chain = task_descriptions(
-            self.get_namespace(), list(self.parameters["tasks"]), values, image=self.parameters["image"]
-        )
+        camera = {name: self.parameters[name] for name in ("image", "depth", "camera_info")}
+        chain = task_descriptions(self.get_namespace(), list(self.parameters["tasks"]), values, **camera)
         for description in chain:
             self.hold(_KINDS[description.executable], description)
 
