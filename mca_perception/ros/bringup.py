@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -40,7 +41,8 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
         arguments: values by name.
 
     Returns:
-        0 after a normal end or Ctrl-C; else the exit code of the process that failed, 1 for a signal.
+        0 after a normal end, Ctrl-C, or when nobody reads the output any more (``mca up | head``); else the exit code
+        of the process that failed, 1 for a signal.
 
     Raises:
         LaunchError: the description or an argument does not exist, or a program to look with is not installed.
@@ -61,6 +63,7 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
     with _first_signal_interrupts(), suppress(KeyboardInterrupt), ExitStack() as watch:
         watch.enter_context(heartbeat_watch(nodes, group.kill))
         code = _run(group, nodes)
+        _flush_output()
         with ends_within(END_S, code):
             watch.close()  # after the nodes: the middleware has nothing more to tell it
         return code
@@ -73,12 +76,24 @@ def _run(group: ProcessGroup, nodes: Sequence[NodeDescription]) -> int:
         with group:
             group.start(nodes)
             ended = group.wait()
-    except KeyboardInterrupt:
-        return 0
+    except (KeyboardInterrupt, BrokenPipeError):
+        ended = None
+    if losses := group.describe_losses():
+        sys.stderr.write(f"warning: {losses}\n")
     if ended is None or ended.process.returncode == 0:
         return 0
     sys.stderr.write(f"error: {ended.describe_failure()}\n")
     return max(1, ended.process.returncode)
+
+
+def _flush_output() -> None:
+    """Write what is still held back; if that cannot be done, drop it, or the end of the process would fail at it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from mca_perception.ros.node_descriptions import NodeDescription
@@ -73,7 +73,8 @@ def heartbeat_watch(nodes: Sequence[NodeDescription], on_silence: Callable[[str]
     def hear(array: DiagnosticArray) -> None:
         for status in array.status:
             if beats.hear(status.name):
-                print(f"[{watched[status.name].name}] is heard, and watched from now on", flush=True)
+                with suppress(OSError):  # a full disk or a closed pipe does not end the watch
+                    print(f"[{watched[status.name].name}] is heard, and watched from now on", flush=True)
 
     def spin(executor: Any) -> None:
         while not stopped.is_set():

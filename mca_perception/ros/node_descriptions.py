@@ -49,6 +49,7 @@ class NodeDescription:
         parameters: values that differ from the schema's defaults.
         remappings: (from, to) topic names.
         ends_launch: its end ends all the others.
+        optional: the others go on without it, however it ends.
         respawn: it is started again after a signal ended it (a crash, a kill), and by `mca up` also when it hangs. An
             exit code of its own is an answer, and ends the launch.
         heartbeat_s: it hangs when it has said nothing on ``/diagnostics`` for so many seconds; 0 never.
@@ -63,6 +64,7 @@ class NodeDescription:
     parameters: dict[str, Any] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
     ends_launch: bool = False
+    optional: bool = False
     respawn: bool = False
     heartbeat_s: float = 0.0
     lifecycle: bool = False
