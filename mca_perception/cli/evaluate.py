@@ -334,6 +334,8 @@ def bag(
     }
     source.close()
     write_bag_run(run, out, metrics)
+    if run.damage:
+        typer.echo(f"warning: {run.damage}", err=True)
     names = ("frames", "objects", *(("mask_map50", "mask_map") if labels else ()))
     typer.echo(
         f"{reports.summary(metrics, names)}  skipped {sum(run.skipped.values())} -> {out / 'metrics.json'}"

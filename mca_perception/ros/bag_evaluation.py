@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mca_perception_msgs.msg import FrameTiming
 from numpy.typing import NDArray
 from std_msgs.msg import Header
 
-from mca_perception.errors import InvalidImageError
+from mca_perception.errors import InvalidImageError, SourceError
 from mca_perception.objects import Objects
 from mca_perception.pipeline import PerceptionPipeline
 from mca_perception.ros import conversions
@@ -36,12 +37,14 @@ class BagRun:
             size, and ``objects``.
         detections: the same objects as COCO results; ``image_id`` is the frame's number.
         skipped: images that could not be used, by cause.
+        damage: where and why the recording could be read no further; empty when it is whole.
         times_ms: milliseconds per frame by stage.
     """
 
     frames: list[dict[str, Any]] = field(default_factory=list)
     detections: list[dict[str, Any]] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    damage: str = ""
     times_ms: dict[str, list[float]] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Any]:
@@ -50,6 +53,7 @@ class BagRun:
         return {
             "frames": len(self.frames),
             "skipped": dict(self.skipped),
+            **({"damage": self.damage} if self.damage else {}),
             "objects": sum(counts),
             "objects_per_frame": round(float(np.mean(counts)), 3) if counts else 0.0,
             "frames_without_objects": counts.count(0),
@@ -76,14 +80,14 @@ def evaluate_bag(
         limit: stop after so many images.
 
     Raises:
-        SourceError: the annotated recording cannot be written.
+        SourceError: the annotated recording cannot be written, or no image of a damaged one can be read.
     """
     run = BagRun()
     tracker = ByteTracker() if tracking else None
     model = f"{pipeline.bundle.manifest.name}@{pipeline.bundle.fingerprint}"
     with contextlib.ExitStack() as stack:
         recording = stack.enter_context(Recording(annotated)) if annotated else None
-        for number, frame in enumerate(source):
+        for number, frame in enumerate(_frames(source, run)):
             if limit is not None and number >= limit:
                 break
             try:
@@ -102,6 +106,16 @@ def evaluate_bag(
     if source.skipped:
         run.skipped["unreadable"] += source.skipped
     return run
+
+
+def _frames(source: Source, run: BagRun) -> Iterator[Frame]:
+    """The images of a recording, up to where it is damaged."""
+    try:
+        yield from source
+    except SourceError as error:
+        if not run.frames:
+            raise
+        run.damage = str(error)
 
 
 def _note(run: BagRun, number: int, frame: Frame, objects: Objects) -> None:

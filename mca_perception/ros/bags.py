@@ -10,18 +10,23 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
 
-from mca_perception.errors import InvalidImageError, SourceError
+from mca_perception.errors import InvalidImageError, SourceError, error_text
 from mca_perception.ros.image_headers import encoded_size
 from mca_perception.ros.images import decode_image
 from mca_perception.ros.sources import Frame
 
 __all__ = ["BagSource"]
 
+_REPAIR = "repair it (`mcap recover`, sqlite3's `.recover`)"
+
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
 class BagSource:
-    """The images of one topic, in the order and with the timing of the recording."""
+    """The images of one topic, in the order and with the timing of the recording.
+
+    A damaged recording gives the images before the damage, then a :class:`SourceError`; those after it are skipped.
+    """
 
     live = False
 
@@ -36,13 +41,14 @@ class BagSource:
             SourceError: not a readable bag, or the topic is not in it or not unique.
         """
         self.skipped = 0
-        # Bags carry their message definitions since Iron; the standard images did not change before.
-        self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+        self._path = path
         try:
+            # Bags carry their message definitions since Iron; the standard images did not change before.
+            self._reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
             self._reader.open()
-        except (AnyReaderError, OSError, ValueError, KeyError) as error:
+        except Exception as error:  # damaged bytes: whatever the decoders make of them
             raise SourceError(
-                f"bag {path} cannot be read ({error}); give a complete rosbag2 recording"
+                f"bag {path} cannot be read ({error}); give a complete rosbag2 recording, or {_REPAIR}"
             ) from error
         try:
             self._connection = self._choose(path, topic)
@@ -65,14 +71,35 @@ class BagSource:
         return next(iter(images.values()))
 
     def __iter__(self) -> Iterator[Frame]:
-        for index, (connection, time_ns, raw) in enumerate(
-            self._reader.messages(connections=[self._connection])
-        ):
+        for index, (connection, time_ns, raw) in enumerate(self._messages()):
             try:
                 message = self._reader.deserialize(raw, connection.msgtype)
                 yield _frame(message, connection, index, time_ns)
             except (InvalidImageError, AnyReaderError):
                 self.skipped += 1
+
+    def _messages(self) -> Iterator[tuple[Connection, int, bytes]]:
+        """Connection, time in ns and bytes of each message.
+
+        Raises:
+            SourceError: there are fewer than the recording says; the missing ones count as skipped.
+        """
+        read, recorded = 0, self._connection.msgcount
+        reason: Exception | None = None
+        try:
+            for message in self._reader.messages(connections=[self._connection]):
+                yield message
+                read += 1
+        except Exception as error:  # damaged bytes: whatever the decoders make of them
+            reason = error
+        if reason is None and read >= recorded:
+            return
+        self.skipped += max(recorded - read, 1)
+        what = error_text(reason) if reason else "its index does not fit its content"
+        raise SourceError(
+            f"bag {self._path} is damaged: {read} of {recorded} images can be read ({what}); "
+            f"copy it again, or {_REPAIR}"
+        ) from reason
 
     def close(self) -> None:
         """Close the bag."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -37,7 +38,8 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
         arguments: values by name.
 
     Returns:
-        0 after a normal end or Ctrl-C; else the exit code of the process that failed, 1 for a signal.
+        0 after a normal end, Ctrl-C, or when nobody reads the output any more (``mca up | head``); else the exit code
+        of the process that failed, 1 for a signal.
 
     Raises:
         LaunchError: the description or an argument does not exist, or a program to look with is not installed.
@@ -54,14 +56,28 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
             sys.stdout.write(f"[{name}] {line}\n")
             sys.stdout.flush()
 
+    group = ProcessGroup(on_line=forward)
     ended = None
-    with _first_signal_interrupts(), suppress(KeyboardInterrupt), ProcessGroup(on_line=forward) as group:
+    with _first_signal_interrupts(), suppress(KeyboardInterrupt, BrokenPipeError), group:
         group.start(nodes)
         ended = group.wait()
+    if losses := group.describe_losses():
+        sys.stderr.write(f"warning: {losses}\n")
+    _flush_output()
     if ended is None or ended.process.returncode == 0:
         return 0
     sys.stderr.write(f"error: {ended.describe_failure()}\n")
     return max(1, ended.process.returncode)
+
+
+def _flush_output() -> None:
+    """Write what is still held back; if that cannot be done, drop it, or the end of the process would fail at it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 @contextmanager

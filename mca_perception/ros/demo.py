@@ -114,6 +114,8 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     with ProcessGroup(on_line=_LogFiles(logs), environment=environment) as group:
         group.start(nodes, terminal=("viewer",))
         ended = group.wait(START_LIMIT_S + FRAME_LIMIT_S * frames if frames else None)
+        if losses := group.describe_losses():
+            say(f"warning: {losses}")
         check_end(ended, group, logs)
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     _check_frames(summary, 1 if settings.source else min(frames, ENOUGH_FRAMES))

@@ -120,6 +120,7 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
         policy = "freshest" if camera else "every_frame"
     nodes = _perceiving(values, namespace, policy)
     with_viewer = values["viewer"] == "true"
+    endless = (camera or values["loop"] == "true") and not number("max_frames", values)
     if values["source"]:
         nodes.append(
             NodeDescription(
@@ -136,12 +137,23 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
                     "wait_for_perception": True,
                     "wait_for_consumers": int(with_viewer),
                 },
-                ends_launch=not with_viewer,
+                ends_launch=endless or not with_viewer,
             )
         )
     if with_viewer:
-        parameters = {"out": values["out"], "truth": "" if camera else values["source"]}
-        nodes.append(NodeDescription("viewer_node", namespace, "viewer", parameters, ends_launch=True))
+        parameters: dict[str, Any] = {"out": values["out"], "truth": "" if camera else values["source"]}
+        if endless:  # a robot that works does not stop because nobody looks on, or a camera pauses
+            parameters["idle_timeout_s"] = 0.0
+        nodes.append(
+            NodeDescription(
+                "viewer_node",
+                namespace,
+                "viewer",
+                parameters,
+                ends_launch=not endless,
+                optional=endless,
+            )
+        )
     frame = SOURCE_FRAME if values["source"] else ""
     return with_parameter_file([*nodes, *views(values, [namespace], frame)], values["params_file"])
 

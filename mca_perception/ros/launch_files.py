@@ -48,6 +48,8 @@ def _process(node: NodeDescription, respawns: Respawns) -> Any:
             return []
         if respawns.allow(event.returncode):
             return [TimerAction(period=RESPAWN_DELAY_S, actions=[_process(node, respawns)])]
+        if node.optional:
+            return []
         if event.returncode:  # raised, so that `ros2 launch` itself ends with code 1
             raise LaunchError(f"node {node.name} ended with code {event.returncode}; its last lines tell why")
         return [Shutdown(reason=f"{node.name} ended")] if node.ends_launch else []

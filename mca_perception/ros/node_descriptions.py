@@ -60,6 +60,7 @@ class NodeDescription:
         parameters: values that differ from the schema's defaults.
         remappings: (from, to) topic names.
         ends_launch: its end ends all the others.
+        optional: the others go on without it, however it ends.
         respawn: it is started again after a signal ended it: a crash, a kill, its own watchdog. An exit code of its
             own is an answer, and ends the launch.
         lifecycle: it is a lifecycle node that configures and activates itself unless ``autostart`` is off.
@@ -73,6 +74,7 @@ class NodeDescription:
     parameters: dict[str, Any] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
     ends_launch: bool = False
+    optional: bool = False
     respawn: bool = False
     lifecycle: bool = False
     package: str = OWN_PACKAGE

@@ -56,13 +56,17 @@ class RunningNode:
     reader: threading.Thread
     respawns: Respawns
     direct: bool = False
+    left: bool = False  # the others go on without it, and that was said
+
+    def describe_end(self) -> str:
+        """How the process ended."""
+        code = self.process.returncode
+        return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
 
     def describe_failure(self) -> str:
         """Which process ended how, and its last lines."""
         lines = "\n".join(f"  {line}" for line in self.tail) or "  (no output)"
-        code = self.process.returncode
-        ended = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        return f"process {self.name!r} {ended}; its last lines:\n{lines}"
+        return f"process {self.name!r} {self.describe_end()}; its last lines:\n{lines}"
 
 
 class ProcessGroup:
@@ -83,11 +87,15 @@ class ProcessGroup:
         """Create an empty group.
 
         Args:
-            on_line: called with the node's name and each line it writes, from several threads.
+            on_line: called with the node's name and each line it writes, from several threads. Lines at which it
+                fails are counted; when it raises BrokenPipeError, :meth:`wait` does.
             environment: of the children; this process' own when not given.
         """
         self.nodes: list[RunningNode] = []
         self._on_line = on_line
+        self._lock = threading.Lock()
+        self._lost_lines: Counter[str] = Counter()
+        self._has_reader = True
         self._environment = dict(environment if environment is not None else os.environ)
         self._environment["PYTHONUNBUFFERED"] = "1"
         self._parameters = tempfile.TemporaryDirectory(prefix="mca-")
@@ -139,7 +147,26 @@ class ProcessGroup:
     def _read(self, name: str, stream: IO[str], tail: deque[str]) -> None:
         for line in stream:
             tail.append(line.rstrip("\n"))
-            self._on_line(name, tail[-1])
+            self._tell(name, tail[-1])
+
+    def _tell(self, name: str, line: str) -> None:
+        """Hand a line on. Never raises: a node whose output nobody takes stands still once its pipe is full."""
+        try:
+            self._on_line(name, line)
+        except BrokenPipeError:
+            self._has_reader = False
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            with self._lock:
+                self._lost_lines[reason] += 1
+
+    def describe_losses(self) -> str:
+        """How many lines ``on_line`` could not take, by reason; empty when it took all."""
+        with self._lock:
+            return ", ".join(
+                f"{count} lines of the nodes were not written ({reason})"
+                for reason, count in self._lost_lines.items()
+            )
 
     def wait(self, timeout_s: float | None = None) -> RunningNode | None:
         """Wait until a process fails, or one that ends the launch ends. Those that may be are started again.
@@ -149,6 +176,9 @@ class ProcessGroup:
 
         Returns:
             That process; ``None`` after the timeout, or when all processes have ended well.
+
+        Raises:
+            BrokenPipeError: nobody takes the lines of the nodes any more.
         """
         end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         while time.monotonic() < end:
@@ -156,11 +186,15 @@ class ProcessGroup:
             for node in [node for node in ended if self._respawn(node)]:
                 ended.remove(node)
             for node in ended:
-                if node.process.returncode != 0 or node.description.ends_launch:
+                if node.description.optional:
+                    self._leave(node)
+                elif node.process.returncode != 0 or node.description.ends_launch:
                     node.reader.join(timeout=1.0)
                     return node
             if len(ended) == len(self.nodes):
                 return None
+            if not self._has_reader:
+                raise BrokenPipeError("nobody reads the output of the nodes")
             time.sleep(_POLL_S)
         return None
 
@@ -170,12 +204,19 @@ class ProcessGroup:
         if not node.respawns.allow(code):
             return False
         node.reader.join(timeout=1.0)
-        self._on_line(node.name, f"was ended by signal {-code} and is started again")
+        self._tell(node.name, f"was ended by signal {-code} and is started again")
         time.sleep(RESPAWN_DELAY_S)
         index = self.nodes.index(node)
         again = self._start(node.name, node.description, index, node.respawns, direct=node.direct)
         self.nodes[index] = again
         return True
+
+    def _leave(self, node: RunningNode) -> None:
+        """Say once that the others go on without a node."""
+        if not node.left:
+            node.left = True
+            node.reader.join(timeout=1.0)
+            self._tell(node.name, f"{node.describe_end()}; the other nodes go on")
 
     def stop(self) -> None:
         """End all processes: politely first, then firmly."""

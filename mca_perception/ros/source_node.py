@@ -6,6 +6,7 @@ Run it with ``python -m mca_perception.ros.source_node --ros-args -p source:=<fo
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -15,7 +16,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from mca_perception.errors import InvalidImageError
+from mca_perception.errors import InvalidImageError, SourceError
 from mca_perception.ros import qos
 from mca_perception.ros.conversions import stamp_ns, time_message
 from mca_perception.ros.depth_input import info_of
@@ -236,7 +237,7 @@ def _send_all(node: SourceNode, spinner: Spinner) -> None:
     limit = node.parameters["max_frames"]
     while not spinner.is_stopped():
         before = node.sent
-        for frame in node.source:
+        for frame in _frames(node):
             # A container belongs to the images after its announcement, so those before it must be through.
             ready = node.is_answered if node.announces(frame) else node.may_send
             spinner.spin_until(ready)
@@ -255,6 +256,14 @@ def _send_all(node: SourceNode, spinner: Spinner) -> None:
                 return
         if not node.parameters["loop"] or node.sent == before:
             return
+
+
+def _frames(node: SourceNode) -> Iterator[Frame]:
+    """The images of the source, up to where it is damaged; what came before counts."""
+    try:
+        yield from node.source
+    except SourceError as error:
+        node.get_logger().error(str(error))
 
 
 def main() -> None:

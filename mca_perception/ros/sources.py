@@ -72,6 +72,8 @@ class Frame:
 class Source(Protocol):
     """Iterable over frames; every iteration starts from the beginning.
 
+    Where the source itself is damaged an iteration ends with a SourceError, after the frames that could be read.
+
     Attributes:
         description: one line for the log.
         live: a camera: it has its own clock and never waits.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from mca_perception_msgs.msg import FrameTiming, PerceivedObject, PerceivedObjec
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
-from mca_perception.errors import DatasetError
+from mca_perception.errors import DatasetError, SourceError
 from mca_perception.ros import qos
 from mca_perception.ros.conversions import stamp_ns
 from mca_perception.ros.diagnostics import drops_in, read_status
+from mca_perception.ros.managed_node import LOG_EVERY_S
 from mca_perception.ros.parameters import NodeParameters
 from mca_perception.ros.runner import FAILED, Spinner, run_node
 from mca_perception.ros.session_log import FrameRecord, ObjectRow, SessionLog
@@ -30,6 +32,7 @@ __all__ = ["ViewerNode", "main"]
 
 _FINISHED_GRACE_S = 5.0
 _OVERLAY_GRACE_S = 3.0
+_MAX_NAMES = 1000  # of frames whose overlay has not come; the perception node may leave some out
 _STEPS = ("queue", "letterbox", "backbone", "segmentation", "postprocess", "identification", "processing")
 
 
@@ -45,7 +48,7 @@ class ViewerNode(Node):
         self._names: dict[int, str] = {}
         self.out = Path(self.parameters["out"]) if self.parameters["out"] else None
         if self.out is not None:
-            (self.out / "overlays").mkdir(parents=True, exist_ok=True)
+            _make_folder(self.out / "overlays")
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.DIAGNOSTICS)
         if self.out is not None:  # without a folder nobody looks at overlays, so none need be drawn
             self.create_subscription(
@@ -65,21 +68,26 @@ class ViewerNode(Node):
 
     def is_over(self) -> bool:
         """Whether everything has come, or nothing has for too long (sooner once the source has finished)."""
-        patience = self.parameters["idle_timeout_s"]
+        patience = self.parameters["idle_timeout_s"] or float("inf")
         if self.log.sent is not None:
             patience = min(patience, _FINISHED_GRACE_S)
         return self.log.is_complete() or time.monotonic() - self.last_message > patience
 
     def has_overlays(self) -> bool:
         """Whether there is an overlay for every frame."""
-        return self.out is None or len(self.log.overlays) >= len(self.log.frames)
+        return self.out is None or self.log.overlays >= self.log.received
 
-    def write_summary(self) -> dict[str, Any]:
-        """Write ``summary.json``; returns its content."""
+    def write_summary(self) -> bool:
+        """Write ``summary.json``, if there is a folder for it; else the log gets it. Returns whether nothing failed."""
+        if self.out is None:
+            return True
         summary = self.log.summary()
-        if self.out is not None:
+        try:
             _write(self.out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-        return summary
+        except OSError as error:
+            self.get_logger().error(f"summary.json was not written ({error}); it is {json.dumps(summary)}")
+            return False
+        return True
 
     def _on_objects(self, message: PerceivedObjects) -> None:
         self.last_message = time.monotonic()
@@ -95,16 +103,27 @@ class ViewerNode(Node):
             timings_ms=_timings(message.timing),
         )
         self.log.add(frame)
-        self._names[stamp] = f"{len(self.log.frames):04d}_{frame.name}"
-        self._view.show(len(self.log.frames), frame)
+        if self.out is not None:
+            self._names[stamp] = f"{self.log.received:04d}_{frame.name}"
+            if len(self._names) > _MAX_NAMES:
+                del self._names[next(iter(self._names))]
+        self._view.show(self.log.received, frame)
 
     def _on_overlay(self, message: CompressedImage) -> None:
         self.last_message = time.monotonic()
         stamp = stamp_ns(message.header.stamp)
-        self.log.overlays.add(stamp)
-        if self.out is not None:
-            name = self._names.get(stamp, f"frame_{stamp}")
+        self.log.overlays += 1
+        if self.out is None:
+            return
+        name = self._names.pop(stamp, f"frame_{stamp}")
+        try:
             _write(self.out / "overlays" / f"{name}.jpg", bytes(message.data))
+        except OSError as error:
+            self.log.unwritten += 1
+            self.get_logger().warning(
+                f"{self.log.unwritten} of {self.log.overlays} overlays were not written ({error}); make room there",
+                throttle_duration_sec=LOG_EVERY_S,
+            )
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
         source = read_status(array, self.get_namespace(), "source")
@@ -140,11 +159,23 @@ def _timings(timing: FrameTiming) -> dict[str, float]:
     return {step: float(getattr(timing, f"{step}_ms")) for step in _STEPS}
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SourceError(f"folder {path} cannot be made ({error.strerror}); choose another `out`") from error
+
+
 def _write(path: Path, content: bytes) -> None:
-    """Write a file in one step."""
+    """Write a file in one step; on a full disk nothing is left of it."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def main() -> None:
@@ -157,11 +188,11 @@ def main() -> None:
         def body(node: ViewerNode, spinner: Spinner) -> int:
             spinner.spin_until(node.is_over)
             spinner.spin_until(node.has_overlays, _OVERLAY_GRACE_S)
-            summary = node.write_summary()
-            if not summary["frames"]["received"]:
+            written = node.write_summary()
+            if not node.log.received:
                 node.get_logger().error(f"no objects were published in {node.get_namespace()}")
                 return FAILED
-            return 0
+            return 0 if written else FAILED
 
         code = run_node(make, body)
     sys.exit(code)

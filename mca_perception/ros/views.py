@@ -23,7 +23,7 @@ RVIZ_TOPICS = ("overlay/compressed", "object_points")
 def view_nodes(
     view: str, namespaces: Sequence[str], *, port: int = 8765, frame: str = ""
 ) -> list[NodeDescription]:
-    """What to start for a view.
+    """What to start for a view; the nodes that are looked at go on without it.
 
     Args:
         view: one of :data:`VIEWS`.
@@ -34,17 +34,36 @@ def view_nodes(
     if view == "foxglove":
         parameters = {"port": port, "address": "127.0.0.1"}
         return [
-            NodeDescription("foxglove_bridge", "/", "foxglove_bridge", parameters, package="foxglove_bridge")
+            NodeDescription(
+                "foxglove_bridge",
+                "/",
+                "foxglove_bridge",
+                parameters,
+                optional=True,
+                package="foxglove_bridge",
+            )
         ]
     if view == "web":
         return [
-            NodeDescription("web_view_node", "/", "web_view", {"namespaces": list(namespaces), "port": port})
+            NodeDescription(
+                "web_view_node",
+                "/",
+                "web_view",
+                {"namespaces": list(namespaces), "port": port},
+                optional=True,
+            )
         ]
     if view == "rviz":
         words = ("-d", str(resource_path(RVIZ_CONFIG)), *(("-f", frame) if frame else ()))
         return [
             NodeDescription(
-                "rviz2", namespace, "rviz", remappings=_moved(namespace), package="rviz2", arguments=words
+                "rviz2",
+                namespace,
+                "rviz",
+                remappings=_moved(namespace),
+                optional=True,
+                package="rviz2",
+                arguments=words,
             )
             for namespace in namespaces
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,28 @@ def test_the_annotated_recording_opens_and_agrees(bag: Path, colour_bundle: Path
     assert {message.header.frame_id for _, message in objects} == {"bin"}
     ids = [{round(item.centroid.x): item.id for item in message.objects} for _, message in objects]
     assert ids[0].items() <= ids[1].items()  # the red disc stays where it is
+
+
+def test_of_a_damaged_recording_is_used_what_can_be_read(
+    bag: Path, colour_bundle: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(bag, tmp_path / "bag")
+    (path,) = (path for path in (tmp_path / "bag").iterdir() if path.suffix != ".yaml")
+    content = bytearray(path.read_bytes())
+    begin, size = len(content) * 6 // 10, 60_000 if path.suffix == ".mcap" else 10_000
+    content[begin : begin + size] = b"\xff" * size
+    path.write_bytes(content)
+    done = run("--bag", tmp_path / "bag", "--model", colour_bundle, "--out", tmp_path / "out")
+    if path.suffix == ".mcap":  # all five images are in the one chunk
+        assert "is damaged: 0 of 5 images can be read" in str(done.exception)
+        return
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert 0 < metrics["frames"] < 4
+    assert metrics["frames"] + metrics["skipped"]["unreadable"] == 5
+    assert f"bag {tmp_path / 'bag'} is damaged" in metrics["damage"]
+    assert metrics["damage"] in done.output
+    assert list((tmp_path / "out" / "annotated").glob("*.mcap"))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """`mca up`: the same processes as the launch file, started without the launch packages."""
 
 import contextlib
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ pytest.importorskip("rclpy")
 
 from mca_perception.ros.bringup import parse_assignments
 from mca_perception.ros.descriptions import ARMBENCH_ARGUMENTS, armbench
+from mca_perception.ros.node_descriptions import NodeDescription
 from mca_perception.ros.processes import ProcessGroup, node_command
 from tests.support.processes import kill_with_children
 
@@ -142,6 +145,89 @@ def test_interrupting_stops_all_nodes(
             running.wait(0.1)
     assert running.wait(30) == 0
     client.wait(lambda: not client.node.count_publishers("objects"), 30, "the end of the node")
+
+
+def test_when_nobody_reads_the_output_any_more_all_nodes_stop(colour_bundle: Path, client: Any) -> None:
+    process = subprocess.Popen(
+        [*MCA, "up", "armbench", f"model:={colour_bundle}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("[perception]")
+        process.stdout.close()  # as `head -1` does
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    finally:
+        kill_with_children(process)
+    client.wait(lambda: not client.node.count_publishers("objects"), 30, "the end of the node")
+
+
+def test_output_on_a_full_disk_is_counted(colour_bundle: Path, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        failed = subprocess.run(
+            [*MCA, "up", "armbench", f"source:={tmp_path}", f"model:={colour_bundle}"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+    assert failed.returncode == 2
+    assert "lines of the nodes were not written (No space left on device)" in failed.stderr
+    assert "holds no images" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "Exception" not in failed.stderr
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., NodeDescription]:
+    """Makes a node of a shell script."""
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    folder = tmp_path / "lib" / "scripts"
+    folder.mkdir(parents=True)
+
+    def make(name: str, script: str, **options: Any) -> NodeDescription:
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o700)
+        return NodeDescription(name, "/", name, package="scripts", **options)
+
+    return make
+
+
+def test_a_listener_that_fails_does_not_stop_the_nodes(program: Callable[..., NodeDescription]) -> None:
+    def fail(name: str, line: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with ProcessGroup(on_line=fail) as group:
+        group.start([program("loud", "seq 30000")])  # more than a pipe holds
+        assert group.wait(30) is None
+        assert group.nodes[0].process.returncode == 0
+    assert group.describe_losses() == "30000 lines of the nodes were not written (No space left on device)"
+
+
+def test_a_listener_that_is_gone_ends_the_wait(program: Callable[..., NodeDescription]) -> None:
+    def fail(name: str, line: str) -> None:
+        raise BrokenPipeError
+
+    with ProcessGroup(on_line=fail) as group:
+        group.start([program("loud", "seq 30000; exec sleep 60")])
+        with pytest.raises(BrokenPipeError):
+            group.wait(30)
+    assert group.nodes[0].process.returncode == -signal.SIGINT
+
+
+def test_the_others_go_on_without_an_optional_node(program: Callable[..., NodeDescription]) -> None:
+    lines = []
+    with ProcessGroup(on_line=lambda name, line: lines.append(f"{name} {line}")) as group:
+        group.start([program("onlooker", "exit 3", optional=True), program("worker", "sleep 0.5; exit 4")])
+        ended = group.wait(30)
+        assert ended is not None
+        assert ended.name == "worker"
+    assert lines == ["onlooker ended with code 3; the other nodes go on"]
 
 
 def test_commands_carry_namespace_name_remaps_and_parameters(tmp_path: Path) -> None:

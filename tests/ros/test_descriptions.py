@@ -93,6 +93,25 @@ def test_the_viewer_ends_the_launch_and_is_waited_for() -> None:
     assert (player.ends_launch, viewer.ends_launch) == (False, True)
     assert player.parameters["wait_for_consumers"] == 1
     assert viewer.parameters == {"out": "results", "truth": "totes"}
+    assert not viewer.optional
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"image": "/cam"}, {"source": "/dev/video0"}, {"source": "totes", "loop": "true"}]
+)
+def test_where_images_have_no_end_the_viewer_waits_for_ever_and_perception_goes_on_without_it(
+    arguments: dict[str, str],
+) -> None:
+    *others, viewer = armbench({**arguments, "viewer": "true"})
+    assert (viewer.ends_launch, viewer.optional) == (False, True)
+    assert viewer.parameters["idle_timeout_s"] == 0.0
+    assert [node.ends_launch for node in others if node.name == "source"] == [True] * ("source" in arguments)
+
+
+def test_a_camera_of_which_some_images_are_wanted_has_an_end() -> None:
+    _, player, viewer = armbench({"source": "/dev/video0", "max_frames": "40", "viewer": "true"})
+    assert (player.ends_launch, viewer.ends_launch, viewer.optional) == (False, True, False)
+    assert "idle_timeout_s" not in viewer.parameters
 
 
 @pytest.mark.parametrize(
@@ -121,6 +140,7 @@ def test_parameters_exist_in_the_schema() -> None:
     cameras = {"cameras": "left,right", "images": "/left/image_raw,/right/image_raw"}
     for node in (
         *armbench({"source": "totes", "viewer": "true", "view": "web"}),
+        *armbench({"image": "/cam", "viewer": "true"}),
         *multi_camera(cameras),
         *multi_camera({**cameras, "processes": "separate"}),
     ):

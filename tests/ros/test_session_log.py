@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 
 import cv2
@@ -36,6 +37,7 @@ def test_summary_counts_what_came_and_what_did_not() -> None:
         "unreadable_at_source": 2,
         "lost": 1,
         "overlays": 0,
+        "overlays_unwritten": 0,
     }
     assert summary["fps"] == 2.0
     assert summary["latency_ms"]["p50"] == 101.0
@@ -46,6 +48,24 @@ def test_summary_counts_what_came_and_what_did_not() -> None:
     log.add(record(3, []))
     assert log.is_complete()
     json.dumps(log.summary())
+
+
+def test_a_camera_that_goes_on_for_weeks_takes_no_more_memory() -> None:
+    log, sizes = SessionLog(window=10), []
+    for number in range(2000):
+        log.add(record(number, ["A", "B"] if number % 2 else ["A"]))
+        if number in (99, 1999):
+            sizes.append(
+                sum(
+                    len(pickle.dumps(dict(value) if name == "_steps" else value))
+                    for name, value in vars(log).items()
+                )
+            )
+    assert sizes[1] < sizes[0] + 100
+    summary = log.summary()
+    assert (summary["frames"]["received"], summary["objects"]["total"], summary["fps"]) == (2000, 3000, 2.0)
+    assert (summary["objects"]["per_frame_min"], summary["objects"]["per_frame_max"]) == (1, 2)
+    assert summary["latency_ms"]["p50"] == 100.0 + 1994.5  # of the latest ten
 
 
 def test_an_empty_session_has_a_summary_too() -> None:

@@ -102,10 +102,10 @@ def write_video(folder: Path, scene: Scene) -> Path:
     return folder / "clip.avi"
 
 
-def write_bag(folder: Path, scene: Scene) -> Path:
+def write_bag(folder: Path, scene: Scene, plugin: StoragePlugin = StoragePlugin.MCAP) -> Path:
     store = get_typestore(Stores.ROS2_HUMBLE)
     types, kind = store.types, "sensor_msgs/msg/Image"
-    with Writer(folder / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+    with Writer(folder / "bag", version=9, storage_plugin=plugin) as writer:
         connection = writer.add_connection("/camera/image", kind, typestore=store)
         for i, colour in enumerate(COLOURS):
             stamp = types["builtin_interfaces/msg/Time"](sec=1000 + i, nanosec=5)
@@ -156,6 +156,24 @@ def test_a_bag_can_keep_its_stamps(
     assert perception.run(source) == 0
     assert [message.header.stamp.sec for message in perception.images] == [1000, 1001, 1002]
     assert {message.header.frame_id for message in perception.images} == {"mine"}
+
+
+def test_a_damaged_bag_is_played_up_to_the_damage_and_says_so(
+    start_node: Callable[..., Any], client: Any, scene: Scene, tmp_path: Path
+) -> None:
+    path = write_bag(tmp_path, scene, StoragePlugin.SQLITE3) / "bag.db3"
+    content = bytearray(path.read_bytes())
+    begin = len(content) * 3 // 4
+    content[begin : begin + 10_000] = b"\xff" * 10_000
+    path.write_bytes(content)
+    perception = Perception(client)
+    source = start_node("source_node", source=str(path))
+    assert perception.run(source) == 0
+    assert len(perception.images) == 2
+    assert (perception.facts["frames_sent"], perception.facts["frames_skipped"]) == ("2", "1")
+    assert f"bag {path} is damaged: 2 of 3 images can be read" in source.output()
+    assert "2 sent, 2 answered, 1 unreadable and skipped" in source.output()
+    assert "Traceback" not in source.output()
 
 
 def test_containers_are_announced_before_their_image(

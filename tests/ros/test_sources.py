@@ -187,3 +187,54 @@ def test_depth_and_camera_come_with_their_image(tmp_path: Path, scene: Scene) ->
     assert first.camera.image_size == (96, 160)
     assert second.depth is None
     assert source.skipped == 1  # depth of 8 bit
+
+
+def damage(path: Path, start: float, size: int) -> None:
+    """Overwrite so many bytes of a file from a share of its length on."""
+    content = bytearray(path.read_bytes())
+    begin = int(start * len(content))
+    content[begin : begin + size] = b"\xff" * size
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("plugin", list(StoragePlugin))
+@pytest.mark.parametrize("file", [False, True])
+def test_a_damaged_bag_gives_what_is_before_the_damage(
+    tmp_path: Path, scene: Scene, plugin: StoragePlugin, file: bool
+) -> None:
+    write_bag(tmp_path / "bag", [scene("red")] * 40, plugin=plugin)
+    (path,) = (path for path in (tmp_path / "bag").iterdir() if path.suffix != ".yaml")
+    # Into the structure: wrong pixels alone cannot be noticed.
+    damage(path, 0.75, 100_000 if plugin is StoragePlugin.MCAP else 10_000)
+    source = open_source(str(path if file else tmp_path / "bag"))
+    frames = []
+    with pytest.raises(SourceError, match=r"bag .* is damaged: \d+ of 40 images can be read") as raised:
+        frames.extend(source)  # keeps what came before
+    assert 20 <= len(frames) < 40
+    assert f"{len(frames)} of 40" in str(raised.value)
+    assert "recover" in str(raised.value)
+    assert len(frames) + source.skipped == 40
+    np.testing.assert_array_equal(frames[0].pixels, scene("red"))
+    source.close()
+
+
+@pytest.mark.parametrize("plugin", list(StoragePlugin))
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.98])
+def test_a_bag_that_was_cut_off_is_refused(
+    tmp_path: Path, scene: Scene, plugin: StoragePlugin, share: float
+) -> None:
+    write_bag(tmp_path / "bag", [scene("red")] * 5, plugin=plugin)
+    (path,) = (path for path in (tmp_path / "bag").iterdir() if path.suffix != ".yaml")
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(SourceError, match=r"bag .* cannot be read .* complete .* recover"):
+        open_source(str(tmp_path / "bag"))
+
+
+def test_a_bag_whose_index_names_too_many_images_says_so(tmp_path: Path, scene: Scene) -> None:
+    write_bag(tmp_path / "bag", [scene("red")] * 3, plugin=StoragePlugin.MCAP)
+    metadata = tmp_path / "bag" / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("message_count: 3", "message_count: 5"))
+    source = open_source(str(tmp_path / "bag"))
+    with pytest.raises(SourceError, match="3 of 5 images can be read"):
+        list(source)
+    assert source.skipped == 2
