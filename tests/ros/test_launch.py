@@ -21,6 +21,7 @@ pytest.importorskip("launch_ros")
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launch.utilities import perform_substitutions
+from rcl_interfaces.srv import GetParameters
 
 from launch import LaunchContext
 from mca_perception.ros.descriptions import LAUNCHES
@@ -120,11 +121,9 @@ class Launch:
     def output(self) -> str:
         return self.log.read_text()
 
-    def node_pid(self) -> int:
-        """Process id of the perception node that was started last."""
-        return int(
-            re.findall(r"\[perception_node-\d+\]: process started with pid \[(\d+)\]", self.output())[-1]
-        )
+    def node_pid(self, name: str = "perception_node") -> int:
+        """Process id of the node that was started last."""
+        return int(re.findall(rf"\[{name}-\d+\]: process started with pid \[(\d+)\]", self.output())[-1])
 
 
 @pytest.fixture
@@ -163,19 +162,35 @@ def test_source_perception_and_viewer_end_together(
     assert "Traceback" not in done.output()
 
 
-def test_a_killed_node_comes_back_and_an_interrupt_ends_all(
-    launch: Callable[..., Launch], client: Any, colour_bundle: Path
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_node_that_is_killed_or_hangs_comes_back_and_an_interrupt_ends_all(
+    launch: Callable[..., Launch], client: Any, colour_bundle: Path, number: int
 ) -> None:
-    running = launch("armbench", model=colour_bundle)
+    running = launch("armbench", model=colour_bundle, heartbeat_s=2.0)
     client.perception(lambda facts: facts["state"] == "active", "the node", timeout=60)
     before = running.node_pid()
-    os.kill(before, signal.SIGKILL)
+    os.kill(before, number)
     client.wait(lambda: running.node_pid() != before, 60, "another process")
     client.perception(lambda facts: facts["state"] == "active", "the new node", timeout=60)
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(30) == 0, running.output()
     assert "Traceback" not in running.output()
     client.wait(lambda: not client.node.count_publishers("objects"), 60, "the end of the node")
+
+
+def test_a_live_launch_goes_on_without_its_viewer_and_reads_a_parameter_file(
+    launch: Callable[..., Launch], client: Any, colour_bundle: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**/perception: {ros__parameters: {top_k: 2}}")
+    running = launch("armbench", model=colour_bundle, viewer="true", params_file=file)
+    client.perception(lambda facts: facts["state"] == "active", "the node", timeout=60)
+    os.kill(running.node_pid("viewer_node"), signal.SIGKILL)
+    client.wait(lambda: "viewer_node-2]: process has died" in running.output(), 30, "the end of the viewer")
+    (top_k,) = client.call(GetParameters, "perception/get_parameters", names=["top_k"]).values
+    assert top_k.integer_value == 2
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(30) == 0, running.output()
 
 
 def test_a_node_that_refuses_to_run_ends_the_launch(
