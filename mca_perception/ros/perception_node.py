@@ -47,7 +47,7 @@ class PerceptionNode(ManagedNode):
         """Declare the parameters.
 
         Args:
-            turns: entered while the model works, where several nodes of a process share it.
+            turns: entered to take a frame and work on it, where several nodes of a process share the model.
             batch: rows of several nodes of a process that go through a graph at once.
             options: of the lifecycle node.
         """
@@ -141,7 +141,7 @@ class PerceptionNode(ManagedNode):
             self.parameters,
             self._depth,
             on_drop=self._log_drop,
-            turns=self._turns,
+            on_left_out=self._log_left_out,
         )
         self._frames, self._processor = frames, processor
         self._workers = FrameWorkers(
@@ -150,6 +150,7 @@ class PerceptionNode(ManagedNode):
             lambda frame, found: processor.publish(frame, found, lambda: frames.closed),
             parallel=self.parameters["parallel_frames"],
         )
+            turns=self._turns,
         self._inputs = Inputs(self, self.parameters, intake.receive, self._depth)
         return result
 
@@ -179,6 +180,9 @@ class PerceptionNode(ManagedNode):
         self.get_logger().warning(f"frame dropped ({cause}): {reason}", throttle_duration_sec=LOG_EVERY_S)
 
     # Services, parameters, diagnostics
+    def _log_left_out(self, output: str, reason: str) -> None:
+        self.get_logger().warning(f"{output} left out: {reason}", throttle_duration_sec=LOG_EVERY_S)
+
 
     def _hand_over(self, path: str, change: str) -> None:
         """Another model has taken over: pass it on to the executor's thread."""
