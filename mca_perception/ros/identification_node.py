@@ -39,7 +39,7 @@ class IdentificationNode(ObjectNode):
             return f"model {engine.model} does not identify; choose one that does"
         return (
             ""
-            if engine.gallery
+            if engine.gallery is not None
             else "the node needs a gallery to look products up; set the parameter gallery"
         )
 

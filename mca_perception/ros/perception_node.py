@@ -90,6 +90,7 @@ class PerceptionNode(ManagedNode):
             "batch": self._batch,
             "parallel": self.parameters["parallel_frames"],
             "threads": self.parameters["threads"],
+            "on_state": self.tell,
         }
 
     def _offer_services(self, engines: EngineSlot) -> None:
@@ -149,8 +150,8 @@ class PerceptionNode(ManagedNode):
             processor.perceive,
             lambda frame, found: processor.publish(frame, found, lambda: frames.closed),
             parallel=self.parameters["parallel_frames"],
-        )
             turns=self._turns,
+        )
         self._inputs = Inputs(self, self.parameters, intake.receive, self._depth)
         return result
 
@@ -179,10 +180,10 @@ class PerceptionNode(ManagedNode):
     def _log_drop(self, cause: str, reason: str) -> None:
         self.get_logger().warning(f"frame dropped ({cause}): {reason}", throttle_duration_sec=LOG_EVERY_S)
 
-    # Services, parameters, diagnostics
     def _log_left_out(self, output: str, reason: str) -> None:
         self.get_logger().warning(f"{output} left out: {reason}", throttle_duration_sec=LOG_EVERY_S)
 
+    # Services, parameters, diagnostics
 
     def _hand_over(self, path: str, change: str) -> None:
         """Another model has taken over: pass it on to the executor's thread."""
@@ -236,6 +237,7 @@ class PerceptionNode(ManagedNode):
         facts: dict[str, Any] = {
             "frame_policy": self.parameters["frame_policy"],
             "parallel_frames": self.parameters["parallel_frames"],
+            "building": self.building,
         }
         if self._engines is not None:
             with self._engines.use() as engine:
