@@ -61,11 +61,14 @@ class ContainerService:
         return response
 
     def recount(self) -> None:
-        """Products of the container may have come into the gallery, or gone."""
+        """Products of the container may have come into the gallery, or gone; the limit itself stays in any case."""
         with self._engines.use() as engine, self._lock:
             container = self.container
             if container.product_ids is not None:
-                self.container, _ = engine.container(container.container_id, container.product_ids)
+                try:
+                    self.container, _ = engine.container(container.container_id, container.product_ids)
+                except Exception as error:  # the gallery's file may be anything by now
+                    self._report(error)
 
     def facts(self) -> dict[str, Any]:
         """Keys and values for the diagnostics."""

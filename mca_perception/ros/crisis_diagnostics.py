@@ -10,6 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from mca_perception.crisis.drift import DriftStatus
 from mca_perception.crisis.service import CrisisService, ServiceStatus
+from mca_perception.ros.diagnostics import verdict_on_transitions
 from mca_perception.ros.statistics import Snapshot
 
 __all__ = ["crisis_status"]
@@ -44,6 +45,7 @@ def crisis_status(
         "posts_per_second": snapshot.fps,
         **{f"latency_{name}_ms": value for name, value in snapshot.latency_ms.items()},
         "last_error": snapshot.last_error,
+        "transition_error": snapshot.transition_error,
     }
     level, message = _verdict(state, snapshot, status, drift)
     return level, message, values
@@ -52,8 +54,8 @@ def crisis_status(
 def _verdict(
     state: str, snapshot: Snapshot, status: ServiceStatus | None, drift: DriftStatus | None
 ) -> tuple[bytes, str]:
-    if state == "unconfigured" and snapshot.last_error:
-        return DiagnosticStatus.ERROR, f"not configured: {snapshot.last_error}"
+    if found := verdict_on_transitions(state, snapshot):
+        return found
     if status is None:
         return DiagnosticStatus.OK, state
     if status.degraded:

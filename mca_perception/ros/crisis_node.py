@@ -6,7 +6,7 @@ Run it with ``python -m mca_perception.ros.crisis_node --ros-args -r __ns:=/cris
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -168,6 +168,9 @@ class CrisisNode(ManagedNode):
         response.event_ids = ranked.events()
         response.success = True
         return response
+
+    def _status(self, state: str, facts: Mapping[str, Any]) -> tuple[bytes, str, dict[str, Any]]:
+        return crisis_status(state, self._statistics.snapshot(), None, facts)
 
     def _watch(self) -> None:
         """Publish diagnostics every second, and at once when the state changes."""

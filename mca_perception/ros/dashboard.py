@@ -92,12 +92,16 @@ def _facts(facts: dict[str, str]) -> Table:
         "container_id": "container",
         "frame_policy": "policy",
         "fps": "fps",
+        "input_fps": "input fps",
+        "stamp_age_ms": "stamp age ms",
         "frames_received": "received",
         "frames_processed": "processed",
         "frames_waiting": "waiting",
         "camera_info": "camera_info",
         "depth": "depth",
         "silent_s": "silent s",
+        "gpu_memory_used_mb": "GPU MB",
+        "building": "building",
     }
     return _rows("node", {title: facts.get(key) for key, title in names.items()})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,14 @@ from rclpy.node import Node
 from mca_perception.ros.qos import DIAGNOSTICS
 from mca_perception.ros.statistics import Snapshot
 
-__all__ = ["DROP_PREFIX", "DiagnosticsPublisher", "drops_in", "perception_status", "read_status"]
+__all__ = [
+    "DROP_PREFIX",
+    "DiagnosticsPublisher",
+    "drops_in",
+    "perception_status",
+    "read_status",
+    "verdict_on_transitions",
+]
 
 DROP_PREFIX = "dropped/"
 PERIOD_S = 1.0
@@ -82,7 +90,7 @@ def perception_status(
     """Level, line and facts of the perception node's status.
 
     Args:
-        state: lifecycle state.
+        state: lifecycle state, or the transition that is on its way, such as ``configuring``.
         snapshot: its counts.
         facts: model, provider, gallery and container.
     """
@@ -93,6 +101,8 @@ def perception_status(
         "frames_dropped": sum(snapshot.drops.values()),
         **{DROP_PREFIX + cause: count for cause, count in sorted(snapshot.drops.items())},
         "fps": snapshot.fps,
+        "input_fps": snapshot.input_fps,
+        **({"stamp_age_ms": round(snapshot.stamp_age_ms, 1)} if math.isfinite(snapshot.stamp_age_ms) else {}),
         **{
             f"{figure}_{name}_ms": value
             for figure, values in (
@@ -107,20 +117,37 @@ def perception_status(
         **{f"stamps_{kind}": count for kind, count in sorted(snapshot.odd_stamps.items())},
         "silent_s": round(snapshot.silent_s, 1),
         "last_error": snapshot.last_error,
+        "transition_error": snapshot.transition_error,
     }
     level, message = _verdict(state, snapshot, facts)
     return level, message, {**facts, **counts}
 
 
-def _verdict(state: str, snapshot: Snapshot, facts: Mapping[str, Any]) -> tuple[bytes, str]:
-    if state == "unconfigured" and snapshot.last_error:
-        return DiagnosticStatus.ERROR, f"not configured: {snapshot.last_error}"
+def verdict_on_transitions(state: str, snapshot: Snapshot, building: str = "") -> tuple[bytes, str] | None:
+    """Level and line of a node that is not active, or whose last transition failed; None for others.
+
+    Args:
+        state: lifecycle state, or the transition that is on its way.
+        snapshot: holds why the last transition failed.
+        building: what the transition is at, where that takes long.
+    """
+    if snapshot.transition_error:
+        failed = {"unconfigured": "not configured", "inactive": "not active"}.get(state, f"still {state}")
+        return DiagnosticStatus.ERROR, f"{failed}: {snapshot.transition_error}"
     if state != "active":
-        return DiagnosticStatus.OK, state
+        return DiagnosticStatus.OK, f"{state}: {building}" if building else state
+    return None
+
+
+def _verdict(state: str, snapshot: Snapshot, facts: Mapping[str, Any]) -> tuple[bytes, str]:
+    if found := verdict_on_transitions(state, snapshot, str(facts.get("building", ""))):
+        return found
     if snapshot.error_is_recent:
         return DiagnosticStatus.WARN, snapshot.last_error
     if problem := facts.get("input_problem"):
         return DiagnosticStatus.WARN, str(problem)
+    if problem := facts.get("gallery_problem"):
+        return DiagnosticStatus.WARN, f"objects carry no products: {problem}"
     if facts.get("gallery") and not facts.get("gallery_products"):
         return DiagnosticStatus.WARN, "the gallery is empty: objects carry no products"
     if not snapshot.received:

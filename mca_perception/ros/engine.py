@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from mca_perception.deploy.bundle import ModelBundle
 from mca_perception.deploy.session import SessionOptions, Sessions, open_sessions
 from mca_perception.deploy.sessions.batching import batching
+from mca_perception.deploy.sessions.cuda_memory import gpu_memory
 from mca_perception.deploy.sessions.selection import AUTOMATIC
 from mca_perception.deploy.sessions.sharing import threads_of_each
-from mca_perception.errors import BundleError, GalleryError, McaError
+from mca_perception.errors import BundleError, GalleryError, McaError, error_text
 from mca_perception.geometry import PADDING_VALUE
 from mca_perception.identification.gallery import Gallery
 from mca_perception.objects import Objects
@@ -82,6 +83,7 @@ class Engine:
         batch: int = 1,
         parallel: int = 1,
         threads: int = 0,
+        on_state: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Open a bundle, and a gallery when one is named.
 
@@ -93,6 +95,7 @@ class Engine:
             batch: rows (images or crops) of several engines of this process that go through a graph at once.
             parallel: threads that call the engine at the same time. With batches, what they ask for runs in turns.
             threads: of the graphs for each of them; 0 shares out the cores.
+            on_state: told what is being loaded or built, which can take minutes; empty once it is done.
 
         Raises:
             BundleError: the bundle is missing, altered, of another version, or does not segment; or what should run it
@@ -105,8 +108,14 @@ class Engine:
         if settings is None:
             raise BundleError(f"model bundle {folder} does not segment; choose one that does")
         at_once = 1 if batch > 1 else parallel
-        options = SessionOptions(threads=threads_of_each(at_once, threads), parallel=at_once)
-        sessions = _shared_sessions(bundle, session, tuple(providers), batch, options)
+        options = SessionOptions(
+            threads=threads_of_each(at_once, threads), parallel=at_once, on_state=on_state
+        )
+        on_state(f"loading {folder}")
+        try:
+            sessions = _shared_sessions(bundle, session, tuple(providers), batch, options)
+        finally:
+            on_state("")
         self.gallery = (
             Gallery.open(gallery, model=bundle.embedding_fingerprint, create=False) if gallery else None
         )
@@ -119,6 +128,7 @@ class Engine:
         self.choice = str(sessions.choice)
         self.labels = settings.labels
         self.blank: NDArray[np.uint8] = np.full((*settings.input_size, 3), PADDING_VALUE, np.uint8)
+        self._on_gpu = _run_on_gpu(sessions)
         self._can_identify = bundle.manifest.identification is not None
         self._calibrated = settings.score_threshold
 
@@ -170,6 +180,8 @@ class Engine:
     def _configured(self, settings: Settings) -> PerceptionPipeline:
         """A pipeline of the same parts for one image: another thread's may have other settings."""
         pipeline = copy(self.pipeline)
+        if self._look_at_gallery()[1]:
+            pipeline.gallery = None
         pipeline.score_threshold = self.threshold(settings.score_threshold)
         pipeline.top_k = settings.top_k
         pipeline.identifies = settings.identify and self._can_identify
@@ -209,16 +221,37 @@ class Engine:
         if not product_ids:
             return (Container(container_id) if container_id else NO_CONTAINER), []
         manifest = tuple(dict.fromkeys(product_ids))
-        unknown = self.gallery.unknown(manifest) if self.gallery else list(manifest)
+        unknown = self.gallery.unknown(manifest) if self.gallery is not None else list(manifest)
         return Container(container_id, manifest, len(unknown)), unknown
+
+    def _look_at_gallery(self) -> tuple[int, str]:
+        """How many products there are, and why they cannot be looked up now; empty when they can.
+
+        Other processes may change the file at any time: embed it again for another model, say, or cut it short.
+        """
+        if self.gallery is None:
+            return 0, ""
+        try:
+            count, model = len(self.gallery), self.gallery.model
+        except Exception as error:  # what a damaged file raises is not known beforehand
+            return 0, error_text(error)
+        ours = self.pipeline.bundle.embedding_fingerprint
+        if model in (None, ours):
+            return count, ""
+        return 0, f"gallery {self.gallery.path} now holds embeddings of model {model}, not of {ours}"
 
     def facts(self) -> dict[str, Any]:
         """Keys and values for the diagnostics."""
+        products, problem = self._look_at_gallery()
+        memory = gpu_memory() if self._on_gpu else None
+        figures = {} if memory is None else dict(zip(("used", "total"), memory, strict=True))
         return {
             "model": self.model,
             "provider": self.provider,
-            "gallery": "yes" if self.gallery else "",
-            "gallery_products": len(self.gallery) if self.gallery else 0,
+            "gallery": "" if self.gallery is None else "yes",
+            "gallery_products": products,
+            "gallery_problem": problem,
+            **{f"gpu_memory_{name}_mb": round(size / 1e6) for name, size in figures.items()},
         }
 
     def close(self) -> None:
@@ -263,6 +296,15 @@ class EngineSlot:
             self._changed.wait_for(lambda: not self._users[engine])
             del self._users[engine]
         engine.close()
+
+
+def _run_on_gpu(sessions: Sessions) -> bool:
+    """Whether graphs run on an NVIDIA GPU of this machine."""
+    backbone = sessions["backbone"]
+    if providers := getattr(backbone, "providers", ()):
+        return any(name.startswith(("CUDA", "Tensorrt", "NvTensorRT")) for name in providers)
+    on_cpu = getattr(backbone, "device", "CPU") == "CPU"
+    return sessions.choice.name in ("tensorrt", "torch", "torch-package") and not on_cpu
 
 
 _SESSIONS: WeakValueDictionary[tuple[Any, ...], Sessions] = WeakValueDictionary()

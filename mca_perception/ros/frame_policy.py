@@ -82,6 +82,12 @@ class FrameQueue(Generic[Item]):
         # Lets go of the interpreter: the worker starts now, not once the executor has finished its round (0.7 ms).
         time.sleep(0)
 
+    def wait(self) -> bool:
+        """Wait until a frame is there; False once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._frames or self._closed)
+            return not self._closed
+
     def get(self, timeout: float | None = None) -> Item | None:
         """Take the next frame.
 

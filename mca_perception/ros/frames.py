@@ -6,8 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -78,11 +79,12 @@ class Intake:
 
     def receive(self, message: Image | CompressedImage) -> None:
         """Take one message."""
-        self._statistics.count_received(stamp_ns(message.header.stamp))
+        now_ns = self._now_ns()
+        self._statistics.count_received(stamp_ns(message.header.stamp), now_ns)
         if self._is_duplicate(message):
             self._statistics.count_drop(DUPLICATE)
             return
-        self._queue.put(PendingFrame(message, self._container(), self._now_ns(), time.perf_counter()))
+        self._queue.put(PendingFrame(message, self._container(), now_ns, time.perf_counter()))
 
     def _is_duplicate(self, message: Image | CompressedImage) -> bool:
         """Whether the other transport has delivered this stamp. Drivers that do not stamp are not judged."""
@@ -94,7 +96,7 @@ class Intake:
         )
 
 
-class _Turn(NamedTuple):
+class _Place(NamedTuple):
     """The place of a frame in the order of results: after one event, before the other."""
 
     before: threading.Event
@@ -104,6 +106,7 @@ class _Turn(NamedTuple):
 class FrameWorkers(Generic[Item, Result]):
     """Threads that work on queued frames, so that inference never blocks the executor.
 
+    A frame leaves the queue when it is the worker's turn, so that the freshest one is worked on however long it took.
     They may work on several frames at once. What is done with the results happens in the order in which the frames left
     the queue, one after the other: a frame that is quicker than the one before it waits.
     """
@@ -115,6 +118,7 @@ class FrameWorkers(Generic[Item, Result]):
         deliver: Callable[[Item, Result], None],
         *,
         parallel: int = 1,
+        turns: AbstractContextManager[Any] | None = None,
     ) -> None:
         """Start the threads.
 
@@ -123,10 +127,12 @@ class FrameWorkers(Generic[Item, Result]):
             work: makes something of a frame, on several threads at once; raises nothing.
             deliver: does something with the result, in order; raises nothing.
             parallel: frames that are worked on at the same time.
+            turns: entered to take a frame and work on it, where several queues share a model.
         """
         self._queue = queue
         self._work = work
         self._deliver = deliver
+        self._turns = turns if turns is not None else nullcontext()
         self._taking = threading.Lock()
         self._last = threading.Event()
         self._last.set()
@@ -138,24 +144,30 @@ class FrameWorkers(Generic[Item, Result]):
             thread.start()
 
     def _run(self) -> None:
-        while (taken := self._take()) is not None:
-            frame, turn = taken
+        while self._queue.wait():
+            taken = None
             try:
-                result = self._work(frame)
-                turn.before.wait()
+                with self._turns:
+                    taken = self._take()
+                    if taken is None:  # another worker was quicker
+                        continue
+                    frame, place = taken
+                    result = self._work(frame)
+                place.before.wait()
                 self._deliver(frame, result)
             finally:
-                turn.done.set()
+                if taken is not None:
+                    taken[1].done.set()
 
-    def _take(self) -> tuple[Item, _Turn] | None:
-        """The next frame and its turn; None once the queue is closed."""
+    def _take(self) -> tuple[Item, _Place] | None:
+        """The next frame and its place; None when none waits."""
         with self._taking:
-            frame = self._queue.get()
+            frame = self._queue.get(timeout=0)
             if frame is None:
                 return None
-            turn = _Turn(self._last, threading.Event())
-            self._last = turn.done
-            return frame, turn
+            place = _Place(self._last, threading.Event())
+            self._last = place.done
+            return frame, place
 
     def stop(self) -> None:
         """Discard waiting frames and return once those in progress are done."""

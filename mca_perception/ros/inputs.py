@@ -16,6 +16,8 @@ from mca_perception.ros.parameters import NodeParameters
 
 __all__ = ["Inputs"]
 
+_IMAGE_TOPICS = ("image", "image/compressed")
+
 
 class Inputs:
     """Subscribes on construction, unsubscribes on :meth:`close`.
@@ -42,13 +44,12 @@ class Inputs:
         self._node = node
         self._automatic = parameters["input_qos"] == "auto"
         self._profile = qos.image_input(parameters["input_qos"], parameters["frame_policy"])
-        self._problems: dict[str, str] = {}
         self._subscriptions: dict[str, Any] = {}
         self._superseded: list[Any] = []
         transport = parameters["input_transport"]
         for name, kind, topic in (
-            ("raw", Image, "image"),
-            ("compressed", CompressedImage, "image/compressed"),
+            ("raw", Image, _IMAGE_TOPICS[0]),
+            ("compressed", CompressedImage, _IMAGE_TOPICS[1]),
         ):
             if transport in ("auto", name):
                 self.subscribe(kind, topic, receive, self._profile)
@@ -83,18 +84,42 @@ class Inputs:
     ) -> None:
         policy = QoSPolicyKind(event.last_policy_kind)
         reliable = profile.reliability == ReliabilityPolicy.RELIABLE
-        name = self._node.resolve_topic_name(topic)
         if policy == QoSPolicyKind.RELIABILITY and reliable and self._automatic:
             self._node.get_logger().warning(
-                f"{name} is published best effort: reading it best effort, single images may be lost on the way"
+                f"{self._name(topic)} is published best effort: reading it best effort, "
+                "single images may be lost on the way"
             )
             # Destroying a subscription in its own event would pull the event from under the executor.
             self._superseded.append(self._subscriptions.pop(topic))
             self.subscribe(kind, topic, callback, qos.EVERY_IMAGE_BEST_EFFORT)
             return
         remedy = "set input_qos:=best_effort" if reliable else "change the publisher"
-        self._problems[topic] = f"{name}: the publisher's {policy.name.lower()} does not match; {remedy}"
-        self._node.get_logger().error(self._problems[topic])
+        self._node.get_logger().error(self._mismatch(topic, policy.name.lower(), remedy))
+
+    def _mismatch(self, topic: str, what: str, remedy: str) -> str:
+        return f"{self._name(topic)}: the publisher's {what} does not match; {remedy}"
+
+    def _problems(self) -> list[str]:
+        """What keeps images of the publishers that are there now from being read.
+
+        Reliability alone can: a subscription that is neither latched nor bound to deadlines accepts everything else.
+        """
+        if self._automatic or self._profile.reliability != ReliabilityPolicy.RELIABLE:
+            return []
+        return [
+            self._mismatch(topic, "reliability", "set input_qos:=best_effort")
+            for topic in self._image_topics()
+            if any(
+                publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+                for publisher in self._node.get_publishers_info_by_topic(self._name(topic))
+            )
+        ]
+
+    def _name(self, topic: str) -> str:
+        return str(self._node.resolve_topic_name(topic))
+
+    def _image_topics(self) -> list[str]:
+        return [topic for topic in _IMAGE_TOPICS if topic in self._subscriptions]
 
     def facts(self) -> dict[str, Any]:
         """Keys and values for the diagnostics."""
@@ -103,11 +128,9 @@ class Inputs:
         self._superseded.clear()
         return {
             "image_publishers": sum(
-                self._node.count_publishers(self._node.resolve_topic_name(topic))
-                for topic in ("image", "image/compressed")
-                if topic in self._subscriptions
+                self._node.count_publishers(self._name(topic)) for topic in self._image_topics()
             ),
-            "input_problem": "; ".join(self._problems.values()),
+            "input_problem": "; ".join(self._problems()),
         }
 
     def close(self) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from mca_perception.errors import error_text
-from mca_perception.ros.diagnostics import DiagnosticsPublisher
+from mca_perception.ros.diagnostics import PERIOD_S, DiagnosticsPublisher, perception_status
 from mca_perception.ros.parameters import NodeParameters, ParameterSpec
 from mca_perception.ros.runner import Spinner, run_node
 from mca_perception.ros.statistics import Statistics
@@ -21,6 +23,13 @@ __all__ = ["LOG_EVERY_S", "ManagedNode", "run_managed", "transition"]
 
 LOG_EVERY_S = 5.0
 
+_TRANSITIONS = {
+    "on_configure": "configuring",
+    "on_activate": "activating",
+    "on_deactivate": "deactivating",
+    "on_cleanup": "cleaningup",
+    "on_shutdown": "shuttingdown",
+}
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 NodeType = TypeVar("NodeType", bound="ManagedNode")
@@ -34,10 +43,10 @@ def transition(reached: str) -> Callable[[_Transition[NodeType]], _Transition[No
         @wraps(callback)
         def run(node: NodeType, state: LifecycleState) -> TransitionCallbackReturn:
             try:
-                with may_take_long():
+                with may_take_long(), node.reporting(_TRANSITIONS[callback.__name__]):
                     result = callback(node, state)
             except Exception as error:
-                node.report(error)
+                node.fail(error)
                 node.undo()
                 return _FAILURE
             if result == _SUCCESS:
@@ -58,6 +67,7 @@ class ManagedNode(LifecycleNode, ABC):
 
     Attributes:
         state: name of the lifecycle state.
+        building: what is being loaded or built, for the diagnostics; empty when nothing is.
         parameters: of the node.
     """
 
@@ -71,6 +81,7 @@ class ManagedNode(LifecycleNode, ABC):
         """
         super().__init__(name, **options)
         self.state = "unconfigured"
+        self.building = ""
         self.parameters = NodeParameters(
             self, name, may_set=self._may_set, on_change=self._on_parameter, refuse=self._refuse
         )
@@ -121,11 +132,48 @@ class ManagedNode(LifecycleNode, ABC):
         if self.state == "unconfigured":
             self._release()
 
+    @contextmanager
+    def reporting(self, doing: str) -> Iterator[None]:
+        """Publish diagnostics while a transition keeps the executor's thread, with ``doing`` as the state."""
+        ended = threading.Event()
+
+        def publish() -> None:
+            while True:
+                self._diagnostics.publish(*self._status(doing, {"building": self.building}))
+                if ended.wait(PERIOD_S):
+                    return
+
+        self._statistics.note_transition("")
+        thread = threading.Thread(target=publish, name=f"{self.get_name()}-{doing}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self.building = ""
+
+    def tell(self, building: str) -> None:
+        """Show on ``/diagnostics`` and in the log what is being loaded or built; empty once it is done."""
+        self.building = building
+        if building:
+            self.get_logger().info(building)
+
+    def fail(self, error: Exception) -> None:
+        """Log why a transition failed, and show it on ``/diagnostics`` until the next one."""
+        text = error_text(error)
+        self._log_error(text)
+        self._statistics.note_transition(text)
+
     def report(self, error: Exception) -> None:
         """Log an error and show it on ``/diagnostics``."""
         text = error_text(error)
         self._log_error(text)
         self._statistics.note_error(text)
+
+    def _status(self, state: str, facts: Mapping[str, Any]) -> tuple[bytes, str, dict[str, Any]]:
+        """Level, line and facts for ``/diagnostics`` during a transition, when only the counts can be relied on."""
+        return perception_status(state, self._statistics.snapshot(), facts)
 
     def _log_error(self, text: str) -> None:
         self.get_logger().error(text)

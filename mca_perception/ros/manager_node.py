@@ -154,7 +154,7 @@ class ManagerNode(Node):
         for status in array.status:
             if status.name in self._states:
                 facts = {value.key: value.value for value in status.values}
-                self._errors[status.name] = facts.get("last_error", "")
+                self._errors[status.name] = facts.get("transition_error", "")
 
 
 def _run(node: ManagerNode, spinner: Spinner) -> int:

@@ -1,4 +1,4 @@
-"""The perception node's publishers: one call per result, overlay only when somebody looks."""
+"""The perception node's publishers; what comes beside the objects is made only when somebody looks."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Outputs:
         received_ns: int,
         queue_ms: float,
         surfaces: Sequence[Surface | None] | None = None,
-    ) -> FrameTiming:
-        """Publish the objects of one frame; and detections, mask and boxes in space, each if somebody listens.
+    ) -> PerceivedObjects:
+        """Publish the objects of one frame.
 
         Args:
             objects: best score first.
@@ -75,7 +75,7 @@ class Outputs:
             surfaces: one per object, where they were measured.
 
         Returns:
-            The timing that went out with the objects.
+            What went out, with its timing.
         """
         message = conversions.to_perceived_objects(objects, frame, FrameTiming(), surfaces)
         message.timing = conversions.to_frame_timing(
@@ -86,15 +86,27 @@ class Outputs:
             queue_ms=queue_ms,
         )
         self._objects.publish(message)
-        self.alarms.publish(message)
-        # Without this the middleware would serialise and keep them for nobody: 12 MB of copies for a mask of 1080p.
+        return message
+
+    # Without asking who listens the middleware would serialise and keep messages for nobody: 12 MB of copies for a
+    # mask of 1080p.
+
+    def publish_detections(self, objects: Objects, header: Header) -> None:
+        """Publish the objects as detections, if somebody listens."""
         if self._detections.get_subscription_count():
-            self._detections.publish(conversions.to_detections(objects, frame.header))
+            self._detections.publish(conversions.to_detections(objects, header))
+
+    def publish_mask(self, objects: Objects, header: Header) -> None:
+        """Publish the instance mask, if it is wanted and somebody listens."""
         if self._parameters["publish_mask"] and self._mask.get_subscription_count():
-            self._mask.publish(conversions.to_instance_mask(objects, frame.header))
+            self._mask.publish(conversions.to_instance_mask(objects, header))
+
+    def publish_detections_3d(
+        self, objects: Objects, surfaces: Sequence[Surface | None] | None, header: Header
+    ) -> None:
+        """Publish the boxes in space where objects were measured, if somebody listens."""
         if surfaces is not None and self._detections_3d.get_subscription_count():
-            self._detections_3d.publish(conversions.to_detections_3d(objects, surfaces, frame.header))
-        return message.timing
+            self._detections_3d.publish(conversions.to_detections_3d(objects, surfaces, header))
 
     def publish_points(
         self,

@@ -47,7 +47,7 @@ class PerceptionNode(ManagedNode):
         """Declare the parameters.
 
         Args:
-            turns: entered while the model works, where several nodes of a process share it.
+            turns: entered to take a frame and work on it, where several nodes of a process share the model.
             batch: rows of several nodes of a process that go through a graph at once.
             options: of the lifecycle node.
         """
@@ -90,6 +90,7 @@ class PerceptionNode(ManagedNode):
             "batch": self._batch,
             "parallel": self.parameters["parallel_frames"],
             "threads": self.parameters["threads"],
+            "on_state": self.tell,
         }
 
     def _offer_services(self, engines: EngineSlot) -> None:
@@ -141,7 +142,7 @@ class PerceptionNode(ManagedNode):
             self.parameters,
             self._depth,
             on_drop=self._log_drop,
-            turns=self._turns,
+            on_left_out=self._log_left_out,
         )
         self._frames, self._processor = frames, processor
         self._workers = FrameWorkers(
@@ -149,6 +150,7 @@ class PerceptionNode(ManagedNode):
             processor.perceive,
             lambda frame, found: processor.publish(frame, found, lambda: frames.closed),
             parallel=self.parameters["parallel_frames"],
+            turns=self._turns,
         )
         self._inputs = Inputs(self, self.parameters, intake.receive, self._depth)
         return result
@@ -177,6 +179,9 @@ class PerceptionNode(ManagedNode):
 
     def _log_drop(self, cause: str, reason: str) -> None:
         self.get_logger().warning(f"frame dropped ({cause}): {reason}", throttle_duration_sec=LOG_EVERY_S)
+
+    def _log_left_out(self, output: str, reason: str) -> None:
+        self.get_logger().warning(f"{output} left out: {reason}", throttle_duration_sec=LOG_EVERY_S)
 
     # Services, parameters, diagnostics
 
@@ -232,6 +237,7 @@ class PerceptionNode(ManagedNode):
         facts: dict[str, Any] = {
             "frame_policy": self.parameters["frame_policy"],
             "parallel_frames": self.parameters["parallel_frames"],
+            "building": self.building,
         }
         if self._engines is not None:
             with self._engines.use() as engine:

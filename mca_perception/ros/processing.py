@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +88,7 @@ class Perceived(NamedTuple):
         objects: best score first.
         model: what found them.
         rule: how it decides on defects.
-        queue_ms: how long the frame had waited for a worker.
+        queue_ms: how long the frame had waited for a worker and, where several cameras share the model, for its turn.
         done: when it was found, monotonic seconds.
     """
 
@@ -116,7 +116,7 @@ class FrameProcessor:
         depth: DepthInput,
         *,
         on_drop: Callable[[str, str], None],
-        turns: AbstractContextManager[Any] | None = None,
+        on_left_out: Callable[[str, str], None],
     ) -> None:
         """Start with sequence number 0 and without tracks.
 
@@ -127,7 +127,7 @@ class FrameProcessor:
             parameters: of the node; read anew for every frame.
             depth: measures objects.
             on_drop: told of cause and reason of every frame that failed.
-            turns: entered while the model works, where several cameras share it.
+            on_left_out: told of name and reason of every output that could not be published beside the objects.
         """
         self._engines = engines
         self._outputs = outputs
@@ -135,7 +135,7 @@ class FrameProcessor:
         self._parameters = parameters
         self._depth = depth
         self._on_drop = on_drop
-        self._turns = turns if turns is not None else nullcontext()
+        self._on_left_out = on_left_out
         self._sequence = 0
         self._tracker: ByteTracker | None = None
         self._tracked: tuple[int, tuple[int, int], int] = (0, (0, 0), 0)
@@ -169,7 +169,7 @@ class FrameProcessor:
         queue_ms = (time.perf_counter() - frame.arrived) * 1e3
         message, parameters = frame.message, self._parameters
         image = decode_compressed(message) if isinstance(message, CompressedImage) else decode_image(message)
-        with self._turns, self._engines.use() as engine:
+        with self._engines.use() as engine:
             objects = engine.perceive(image, frame.container, settings_from(parameters))
             rule = engine.defect_rule(parameters["defect_fpr"])
             return Perceived(image, best_first(objects), engine.model, rule, queue_ms, time.perf_counter())
@@ -191,13 +191,15 @@ class FrameProcessor:
             self._statistics.count_drop(DEACTIVATED)
             return
         image = self.last_image = perceived.image
-        timing = self._outputs.publish_objects(
+        outputs = self._outputs
+        message = outputs.publish_objects(
             objects,
             FrameInfo(header, frame.container.container_id, perceived.model, self._sequence, perceived.rule),
             received_ns=frame.received_ns,
             queue_ms=perceived.queue_ms,
             surfaces=surfaces,
         )
+        timing = message.timing
         self._sequence += 1
         cyclic_ms = self._statistics.count_processed(
             latency_ms=timing.pipeline_latency_ms,
@@ -205,16 +207,31 @@ class FrameProcessor:
             queue_ms=perceived.queue_ms,
             steps_ms={**objects.timings_ms, "order": order_ms},
         )
-        self._outputs.publish_points(image, objects, surfaces, header)
-        self._outputs.publish_overlay(image, objects, header)
-        self._outputs.alarms.explain(image, objects, header, self._engines)
-        self._outputs.publish_latencies(
-            {
-                "cyclic": cyclic_ms,
-                "processing": timing.processing_ms,
-                "pipeline": timing.pipeline_latency_ms,
-            }
-        )
+        latencies = {
+            "cyclic": cyclic_ms,
+            "processing": timing.processing_ms,
+            "pipeline": timing.pipeline_latency_ms,
+        }
+        for name, publish in (
+            ("alarms", partial(outputs.alarms.publish, message)),
+            ("detections", partial(outputs.publish_detections, objects, header)),
+            ("instance_mask", partial(outputs.publish_mask, objects, header)),
+            ("detections_3d", partial(outputs.publish_detections_3d, objects, surfaces, header)),
+            ("object_points", partial(outputs.publish_points, image, objects, surfaces, header)),
+            ("overlay", partial(outputs.publish_overlay, image, objects, header)),
+            ("heat map", partial(outputs.alarms.explain, image, objects, header, self._engines)),
+            ("debug", partial(outputs.publish_latencies, latencies)),
+        ):
+            self._publish_beside(name, publish)
+
+    def _publish_beside(self, name: str, publish: Callable[[], object]) -> None:
+        """Publish something beside objects that are out and counted: a failure is told, and costs this output only."""
+        try:
+            publish()
+        except Exception as error:
+            text = error_text(error)
+            self._statistics.note_error(f"{name} left out: {text}")
+            self._on_left_out(name, text)
 
     def _track(self, objects: Objects, stamp: int) -> Objects:
         """Give objects lasting ids. Another image size, or an older stamp, is another recording: tracks end."""

@@ -6,6 +6,7 @@ Run it with ``python -m mca_perception.ros.retrieval_node --ros-args -r __ns:=/r
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from mca_perception_msgs.srv import AddImages, IndexInfo, SearchImages
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
-from mca_perception.ros.diagnostics import PERIOD_S
+from mca_perception.ros.diagnostics import PERIOD_S, verdict_on_transitions
 from mca_perception.ros.engine import bundle_folder
 from mca_perception.ros.managed_node import ManagedNode, run_managed, transition
 from mca_perception.ros.retrieval_actions import IndexAction
@@ -91,23 +92,25 @@ class RetrievalNode(ManagedNode):
             self._service = None
 
     def _watch(self) -> None:
-        snapshot = self._statistics.snapshot()
-        facts: dict[str, Any] = {
-            "state": self.state,
+        self._diagnostics.publish(*self._status(self.state, {}))
+
+    def _status(self, state: str, facts: Mapping[str, Any]) -> tuple[bytes, str, dict[str, Any]]:
+        snapshot, action = self._statistics.snapshot(), self._action
+        facts = {
+            "state": state,
+            **facts,
             "store": self.parameters["store"],
-            "indexing": self._action is not None and self._action.is_running,
+            "indexing": action is not None and action.is_running,
             "searches": snapshot.processed,
             **{f"latency_{name}_ms": value for name, value in snapshot.latency_ms.items()},
             "last_error": snapshot.last_error,
+            "transition_error": snapshot.transition_error,
         }
-        if self.state == "unconfigured" and snapshot.last_error:
-            self._diagnostics.publish(DiagnosticStatus.ERROR, f"not configured: {snapshot.last_error}", facts)
-        elif snapshot.error_is_recent:
-            self._diagnostics.publish(DiagnosticStatus.WARN, snapshot.last_error, facts)
-        else:
-            self._diagnostics.publish(
-                DiagnosticStatus.OK, f"{self.state}, {snapshot.processed} searches", facts
-            )
+        if found := verdict_on_transitions(state, snapshot):
+            return *found, facts
+        if snapshot.error_is_recent:
+            return DiagnosticStatus.WARN, snapshot.last_error, facts
+        return DiagnosticStatus.OK, f"{state}, {snapshot.processed} searches", facts
 
 
 def main() -> None:

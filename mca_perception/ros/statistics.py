@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +38,8 @@ class Snapshot:
 
     Attributes:
         fps: results per second over the last seconds.
+        input_fps: images per second over the last seconds, dropped ones included.
+        stamp_age_ms: age of the newest image's stamp when the image came; NaN before the first one and for stamps of 0.
         latency_ms: percentiles from the image's stamp to the publication of its result, over the last frames.
         processing_ms: percentiles of the processing alone.
         queue_ms: percentiles of the waiting time in the node.
@@ -45,8 +47,9 @@ class Snapshot:
         steps_ms: median of each step of the processing.
         silent_s: seconds since the last image; NaN before the first one.
         odd_stamps: images whose stamp was ``zero`` or ``jumped_back``.
-        last_error: the latest reason for a drop or failure; empty when there was none.
-        error_is_recent: whether that was within the last seconds.
+        last_error: why the last transition failed, else the latest reason for a drop; empty when there was none.
+        error_is_recent: whether something was dropped or failed within the last seconds, transitions aside.
+        transition_error: why the last transition failed; empty when it succeeded.
     """
 
     received: int
@@ -62,6 +65,9 @@ class Snapshot:
     steps_ms: dict[str, float] = field(default_factory=dict)
     silent_s: float = float("nan")
     odd_stamps: dict[str, int] = field(default_factory=dict)
+    input_fps: float = 0.0
+    stamp_age_ms: float = float("nan")
+    transition_error: str = ""
 
 
 class Statistics:
@@ -74,19 +80,26 @@ class Statistics:
         self._processed = 0
         self._drops: Counter[str] = Counter()
         self._finished: deque[float] = deque(maxlen=_WINDOW)
+        self._arrivals: deque[float] = deque(maxlen=_WINDOW)
         self._series: dict[str, deque[float]] = {}
         self._steps: dict[str, deque[float]] = {}
         self._arrived = float("nan")
         self._stamp = 0
+        self._stamp_age_ms = float("nan")
         self._odd_stamps: Counter[str] = Counter()
         self._last_error = ""
+        self._transition_error = ""
         self._error_time = float("-inf")
 
-    def count_received(self, stamp_ns: int | None = None) -> None:
-        """A frame came in; ``stamp_ns`` is the stamp of its header."""
+    def count_received(self, stamp_ns: int | None = None, now_ns: int | None = None) -> None:
+        """A frame came in; ``stamp_ns`` is the stamp of its header, ``now_ns`` the node's clock."""
         with self._lock:
             self._received += 1
             self._arrived = self._clock()
+            self._arrivals.append(self._arrived)
+            self._stamp_age_ms = (
+                (now_ns - stamp_ns) / 1e6 if stamp_ns and now_ns is not None else float("nan")
+            )
             if stamp_ns is not None:
                 if not stamp_ns:
                     self._odd_stamps[ZERO] += 1
@@ -138,20 +151,33 @@ class Statistics:
             self._last_error = error
             self._error_time = self._clock()
 
+    def note_transition(self, error: str) -> None:
+        """Remember why a transition of the node failed; empty when one has begun or succeeded."""
+        with self._lock:
+            self._transition_error = error
+
     def snapshot(self) -> Snapshot:
         """The counts now."""
         with self._lock:
             now = self._clock()
-            recent = [moment for moment in self._finished if now - moment <= _RECENT_S]
             return Snapshot(
                 received=self._received,
                 processed=self._processed,
                 drops=dict(self._drops),
-                fps=round((len(recent) - 1) / max(now - recent[0], 1e-9), 2) if len(recent) > 1 else 0.0,
-                last_error=self._last_error,
+                fps=_rate(self._finished, now),
+                input_fps=_rate(self._arrivals, now),
+                stamp_age_ms=self._stamp_age_ms,
+                last_error=self._transition_error or self._last_error,
+                transition_error=self._transition_error,
                 error_is_recent=now - self._error_time <= _RECENT_S,
                 **{f"{name}_ms": percentiles(list(self._series.get(name, ()))) for name in _SERIES},
                 steps_ms={name: round(float(np.median(values)), 3) for name, values in self._steps.items()},
                 silent_s=now - self._arrived,
                 odd_stamps=dict(self._odd_stamps),
             )
+
+
+def _rate(moments: Iterable[float], now: float) -> float:
+    """Events per second over the last seconds."""
+    recent = [moment for moment in moments if now - moment <= _RECENT_S]
+    return round((len(recent) - 1) / max(now - recent[0], 1e-9), 2) if len(recent) > 1 else 0.0

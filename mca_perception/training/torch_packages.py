@@ -104,7 +104,9 @@ def open_graph(bundle: Bundle, graph: str, options: SessionOptions) -> PackageSe
         content = cache.get(key)
         if content is None:
             _check_compiler(path, cache, options)
-            content = cache.get_or_build(key, partial(compile_package, module, profile))
+            content = cache.get_or_build(
+                key, partial(compile_package, module, profile), on_state=options.on_state
+            )
         packages.append((profile, content))
     spec = bundle.manifest.graphs[graph]
     return PackageSession(spec, packages, threads=options.threads, parallel=options.parallel)

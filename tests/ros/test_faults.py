@@ -177,6 +177,11 @@ def test_a_publisher_that_cannot_be_read_is_named(
     assert "reliability" in facts["input_problem"]
     assert "input_qos:=best_effort" in facts["message"]
     client.node.destroy_publisher(publisher)
+    client.perception(
+        lambda facts: facts["message"] == "no image received yet" and not facts["input_problem"],
+        "the mismatch forgotten with its publisher",
+        namespace="/strict",
+    )
 
 
 def test_more_objects_than_a_mask_can_number_are_refused(

@@ -1,5 +1,8 @@
 import threading
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
@@ -8,8 +11,14 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from mca_perception.deploy.sessions.turns import Turns
+from mca_perception.ros.depth_input import DepthInput
+from mca_perception.ros.engine import Engine, EngineSlot
 from mca_perception.ros.frame_policy import FrameQueue
 from mca_perception.ros.frames import Container, FrameWorkers, Intake, PendingFrame
+from mca_perception.ros.images import to_image_message
+from mca_perception.ros.parameters import load_schema
+from mca_perception.ros.processing import FrameProcessor, Perceived
 from mca_perception.ros.statistics import Statistics
 
 
@@ -111,3 +120,41 @@ def test_results_keep_the_order_of_frames_that_overtake_each_other() -> None:
     assert delivered == list(range(20))
     assert finished != delivered
     assert sorted(finished) == delivered
+
+
+def test_the_freshest_frame_is_taken_when_the_turn_comes_and_the_wait_counts(colour_bundle: Path) -> None:
+    statistics, delivered = Statistics(), []
+    turns, all_delivered = Turns(), threading.Event()
+    queue: FrameQueue[PendingFrame] = FrameQueue("freshest", on_drop=statistics.count_drop)
+    intake = Intake(queue, statistics, container=Container, now_ns=lambda: 0)
+    processor = FrameProcessor(
+        EngineSlot(Engine(colour_bundle)),
+        None,  # type: ignore[arg-type]  # nothing is published here
+        statistics,
+        {name: spec.default for name, spec in load_schema("perception").items()},  # type: ignore[arg-type]
+        DepthInput(),
+        on_drop=lambda cause, reason: None,
+        on_left_out=lambda output, reason: None,
+    )
+
+    def deliver(frame: PendingFrame, found: Perceived | None) -> None:
+        assert found is not None
+        delivered.append((frame.message.header.stamp.sec, found.queue_ms))
+        all_delivered.set()
+
+    with turns:  # another camera's
+        workers = FrameWorkers(queue, processor.perceive, deliver, parallel=2, turns=turns)
+        for second in (1, 2, 3):
+            header = Header(stamp=Time(sec=second))
+            intake.receive(to_image_message(np.full((96, 160, 3), 127, np.uint8), "rgb8", header))
+            while not turns._waiting:  # a worker has asked
+                pass
+        time.sleep(0.05)  # the other camera's frame is worked on
+    assert all_delivered.wait(20)
+    workers.stop()
+    ((second, queue_ms),) = delivered
+    assert second == 3
+    assert queue_ms >= 50
+    assert statistics.snapshot().drops == {"superseded": 2}
+    with turns:  # given back
+        pass

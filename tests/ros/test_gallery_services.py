@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import rclpy
 from mca_perception_msgs.msg import PerceivedObjects
 from mca_perception_msgs.srv import AddProduct, GalleryInfo, RemoveProduct, SetContainer
 from numpy.typing import NDArray
@@ -17,8 +18,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from mca_perception.identification import Gallery
+from mca_perception.pipeline import PerceptionPipeline
+from mca_perception.pipeline.references import reembed
+from mca_perception.ros.container_service import ContainerService
+from mca_perception.ros.engine import Engine, EngineSlot
 from mca_perception.ros.images import to_image_message
-from tests.support.bundles import reference_photo
+from tests.support.bundles import reference_photo, write_colour_bundle
 
 pytestmark = pytest.mark.xdist_group("test_gallery_services")
 
@@ -89,6 +94,67 @@ def test_a_product_added_is_found_in_the_next_frame_and_on_disk(
     assert products(3) == ["P-blue"]
     with Gallery.open(gallery_file, create=False) as stored:
         assert "new" not in stored.products()
+
+
+def embed_again(gallery: Path, model: Path) -> None:
+    """As `mca gallery reembed` does, in place."""
+    with Gallery.open(gallery, create=False) as opened:
+        assert reembed(PerceptionPipeline.from_bundle(model), opened).products == 3
+
+
+def test_a_gallery_embedded_again_for_another_model_costs_products_until_it_fits_again(
+    node: Any, client: Any, scene: Scene, gallery_file: Path, colour_bundle: Path, tmp_path: Path
+) -> None:
+    objects = client.collect(PerceivedObjects, "objects")
+    publisher = client.publisher(Image, "image")
+
+    def products(number: int) -> list[str]:
+        header = Header(frame_id="camera")
+        header.stamp.sec = number
+        publisher.publish(to_image_message(scene("red"), "rgb8", header))
+        found = client.wait(lambda: [m for m in objects if m.header == header], what="objects")[0]
+        return [product.product_id for item in found.objects for product in item.products[:1]]
+
+    client.heard()
+    assert client.call(SetContainer, "set_container", product_ids=[]).success
+    assert products(11) == ["P-red"]
+    other = write_colour_bundle(tmp_path / "other", identification={"margin": 0.4})
+    embed_again(gallery_file, other.path)
+    facts = client.perception(lambda facts: facts["gallery_problem"] != "", "the problem")
+    assert f"now holds embeddings of model {other.embedding_fingerprint}" in facts["gallery_problem"]
+    assert facts["message"].startswith("objects carry no products: gallery ")
+    assert products(12) == []
+    assert len(objects[-1].objects) == 1
+    answer = client.call(SetContainer, "set_container", container_id="bin", product_ids=["P-red"])
+    assert not answer.success
+    assert "now holds embeddings" in answer.message
+    embed_again(gallery_file, colour_bundle)
+    assert products(13) == ["P-red"]
+    facts = client.perception(lambda facts: facts["gallery_problem"] == "", "a gallery that fits again")
+    assert facts["gallery_products"] == "3"
+    assert "dropped/processing_failed" not in facts
+    assert node.process.poll() is None
+
+
+def test_a_container_keeps_its_limit_when_it_cannot_be_counted_again(
+    ros_domain: int, colour_bundle: Path, gallery_file: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copy(gallery_file, tmp_path / "own.gallery"))
+    engine = Engine(colour_bundle, gallery=own)
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    node = rclpy.create_node("recounts", context=context)
+    reported: list[Exception] = []
+    service = ContainerService(node, EngineSlot(engine), report=reported.append)
+    request = SetContainer.Request(container_id="bin", product_ids=["P-red"])
+    assert service._set(request, SetContainer.Response()).success
+    embed_again(own, write_colour_bundle(tmp_path / "other", identification={"margin": 0.4}).path)
+    service.recount()
+    assert service.container.product_ids == ("P-red",)
+    assert "now holds embeddings" in str(reported[0])
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+    engine.close()
 
 
 def test_info_lists_ids_page_by_page(node: Any, client: Any, gallery_file: Path) -> None:

@@ -1,6 +1,7 @@
-"""Lifecycle of the perception node, driven from outside."""
+"""Lifecycle of the perception node, driven from outside; and of a node that takes its time."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ from numpy.typing import NDArray
 
 pytest.importorskip("rclpy")
 
+import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from mca_perception_msgs.msg import PerceivedObjects
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from mca_perception.ros import qos
 from mca_perception.ros.images import to_image_message
+from mca_perception.ros.managed_node import ManagedNode, transition
 
 pytestmark = pytest.mark.xdist_group("test_lifecycle")
 
@@ -99,3 +103,74 @@ def test_shutdown_finalises_the_node_and_the_process_stays_stoppable(node: Any, 
     assert change(client, Transition.TRANSITION_INACTIVE_SHUTDOWN)
     assert state(client) == "finalized"
     assert node.stop() == 0
+
+
+class BuildingNode(ManagedNode):
+    """Builds until it is told to go on, and cannot be activated the first time."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("perception", **options)
+        self.may_go_on = threading.Event()
+        self.fails = True
+        self.create_timer(0.1, lambda: self._diagnostics.publish(*self._status(self.state, {})))
+
+    @transition("inactive")
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.tell("building an engine")
+        assert self.may_go_on.wait(30)
+        return super().on_configure(state)
+
+    @transition("active")
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if self.fails:
+            self.fails = False
+            raise RuntimeError("the camera is gone")
+        return super().on_activate(state)
+
+    def _stop(self) -> None:
+        pass
+
+    def _release(self) -> None:
+        pass
+
+
+@pytest.fixture
+def building_node(ros_domain: int) -> Iterator[BuildingNode]:
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    made = BuildingNode(namespace="/building", context=context)
+    yield made
+    made.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_what_a_transition_does_and_why_it_failed_is_shown(building_node: BuildingNode, client: Any) -> None:
+    spinner = rclpy.executors.SingleThreadedExecutor(context=building_node.context)
+    spinner.add_node(building_node)
+    thread = threading.Thread(target=spinner.spin)
+    thread.start()
+
+    def wait_for(message: str) -> dict[str, str]:
+        found: dict[str, str] = client.perception(
+            lambda facts: facts["message"] == message, message, namespace="/building"
+        )
+        return found
+
+    configure = spinner.create_task(building_node.trigger_configure)
+    try:
+        for _ in range(2):  # again and again: that is what shows that it does not hang
+            facts = wait_for("configuring: building an engine")
+            assert (facts["state"], facts["building"]) == ("configuring", "building an engine")
+    finally:
+        building_node.may_go_on.set()
+    assert wait_for("inactive")["state"] == "inactive"
+    assert configure.result() == TransitionCallbackReturn.SUCCESS
+    spinner.create_task(building_node.trigger_activate)
+    facts = wait_for("not active: RuntimeError: the camera is gone")
+    assert facts["state"] == "inactive"
+    assert facts["transition_error"] == "RuntimeError: the camera is gone"
+    spinner.create_task(building_node.trigger_activate)
+    facts = wait_for("no image received yet")
+    assert (facts["state"], facts["transition_error"], facts["last_error"]) == ("active", "", "")
+    spinner.shutdown()
+    thread.join(10)

@@ -17,7 +17,12 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from mca_perception.objects import Objects
 from mca_perception.ros import conversions, qos
+from mca_perception.ros.depth_input import DepthInput
+from mca_perception.ros.frames import Container, PendingFrame
 from mca_perception.ros.outputs import Outputs
+from mca_perception.ros.parameters import load_schema
+from mca_perception.ros.processing import FrameProcessor, Perceived
+from mca_perception.ros.statistics import Statistics
 
 SIZE = (4, 6)
 FRAME = conversions.FrameInfo(Header(frame_id="camera"), "", "model@1", 0)
@@ -56,6 +61,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def publish(outputs: Outputs) -> None:
     objects = Objects.empty(SIZE, ("item",), instance_mask=np.zeros(SIZE, np.uint16))
     outputs.publish_objects(objects, FRAME, received_ns=0, queue_ms=0.0, surfaces=[])
+    outputs.publish_detections(objects, FRAME.header)
+    outputs.publish_mask(objects, FRAME.header)
+    outputs.publish_detections_3d(objects, [], FRAME.header)
 
 
 @pytest.mark.parametrize("publishes_mask", [True, False])
@@ -99,3 +107,41 @@ def test_messages_are_built_for_those_who_listen(
         executor.shutdown(timeout_sec=1.0)
         listener.destroy_node()
         outputs.close()
+
+
+class HungryOutputs(Outputs):
+    """No memory is left for what comes beside the objects."""
+
+    def publish_mask(self, objects: Objects, header: Header) -> None:
+        raise MemoryError("no room for the mask")
+
+    def publish_overlay(self, *arguments: Any) -> bool:
+        raise MemoryError("no room for the overlay")
+
+
+def test_what_fails_beside_the_objects_costs_no_frame(node: LifecycleNode) -> None:
+    parameters: Any = {name: spec.default for name, spec in load_schema("perception").items()}
+    outputs, statistics = HungryOutputs(node, parameters), Statistics()
+    node.trigger_configure()
+    node.trigger_activate()
+    left_out: list[tuple[str, str]] = []
+    processor = FrameProcessor(
+        None,  # type: ignore[arg-type]  # no alarms, and so no heat maps
+        outputs,
+        statistics,
+        parameters,
+        DepthInput(),
+        on_drop=lambda cause, reason: None,
+        on_left_out=lambda *what: left_out.append(what),
+    )
+    objects = Objects.empty(SIZE, ("item",), instance_mask=np.zeros(SIZE, np.uint16))
+    frame = PendingFrame(Image(header=Header(frame_id="camera")), Container(), 0, 0.0)
+    found = Perceived(np.zeros((*SIZE, 3), np.uint8), objects, "model@1", None, 0.0, 0.0)
+    for _ in range(2):
+        statistics.count_received()
+        processor.publish(frame, found, lambda: False)
+    snapshot = statistics.snapshot()
+    assert (snapshot.received, snapshot.processed, snapshot.drops) == (2, 2, {})
+    assert snapshot.last_error == "overlay left out: MemoryError: no room for the overlay"
+    assert [name for name, _ in left_out] == ["instance_mask", "overlay"] * 2
+    outputs.close()

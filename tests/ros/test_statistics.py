@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 pytest.importorskip("rclpy")
@@ -53,3 +55,28 @@ def test_odd_stamps_silence_and_steps_are_kept() -> None:
     assert snapshot.latency_ms["p50"] == 4.0
     assert snapshot.cyclic_ms["p50"] == 250.0
     assert snapshot.queue_ms["p99"] == pytest.approx(2.97)
+
+
+def test_images_are_counted_and_their_stamps_judged_whether_processed_or_not() -> None:
+    now = [0.0]
+    statistics = Statistics(clock=lambda: now[0])
+    assert math.isnan(statistics.snapshot().stamp_age_ms)
+    for second in range(1, 6):
+        now[0] += 0.25
+        statistics.count_received(second * 10**9, second * 10**9 + 30_000_000)
+        statistics.count_drop("superseded")
+    snapshot = statistics.snapshot()
+    assert (snapshot.input_fps, snapshot.fps, snapshot.stamp_age_ms) == (4.0, 0.0, 30.0)
+    statistics.count_received(0, 10**9)
+    assert math.isnan(statistics.snapshot().stamp_age_ms)
+
+
+def test_errors_of_transitions_are_kept_apart_from_those_of_frames() -> None:
+    statistics = Statistics()
+    statistics.count_drop("truncated", "cut off")
+    statistics.note_transition("no such model")
+    snapshot = statistics.snapshot()
+    assert (snapshot.last_error, snapshot.transition_error) == ("no such model", "no such model")
+    statistics.note_transition("")
+    snapshot = statistics.snapshot()
+    assert (snapshot.last_error, snapshot.transition_error) == ("cut off", "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -20,6 +21,8 @@ __all__ = ["Arrays", "GraphSession", "Session", "SessionOptions", "zeros"]
 
 Arrays = dict[str, NDArray[Any]]
 """Arrays by the name of a graph's input or output."""
+
+_log = logging.getLogger(__name__)
 
 
 class Session(Protocol):
@@ -42,6 +45,8 @@ class SessionOptions:
         compiled: torch: compile the modules.
         providers: ``onnxruntime``: execution providers, best first; CUDA where it is available, then CPU, by default.
         url: host and port of the Triton server's gRPC endpoint.
+        on_state: told what is being built, where that takes minutes; the log by default. Not part of what makes
+            options equal.
     """
 
     threads: int | None = None
@@ -51,6 +56,7 @@ class SessionOptions:
     compiled: bool = False
     providers: tuple[str, ...] = ()
     url: str = "localhost:8001"
+    on_state: Callable[[str], None] = field(default=_log.info, compare=False)
 
 
 class GraphSession(ABC):

@@ -35,6 +35,7 @@ class BatchingSession:
 
     Attributes:
         providers: of the session underneath, where it has some.
+        device: of the session underneath, where it tells.
     """
 
     def __init__(self, session: Session, device: Turns, *, max_rows: int) -> None:
@@ -51,6 +52,7 @@ class BatchingSession:
         self._waiting: list[_Call] = []
         self._lock = threading.Lock()
         self.providers: tuple[str, ...] = getattr(session, "providers", ())
+        self.device: str = getattr(session, "device", "")
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run the graph, perhaps together with others' inputs; see :meth:`.GraphSession.run`."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mca_perception.errors import BundleError
 
-__all__ = ["Buffer", "Cuda"]
+__all__ = ["Buffer", "Cuda", "gpu_memory"]
 
 
 class Cuda:
@@ -97,3 +97,32 @@ class Buffer:
         self._cuda.call("cudaFree", self.address)
         self._cuda.call("cudaFreeHost", self._host)
         self.address = self._host = 0
+
+
+def gpu_memory() -> tuple[int, int] | None:
+    """Bytes in use, by whatever process, and bytes in all of the first GPU that CUDA shows to this process.
+
+    Asks the driver itself, which is there whatever runs the graphs. Memory of its own this takes only in a process that
+    does not use the GPU yet.
+
+    Returns:
+        Used and total bytes; None where there is no driver or GPU, or it does not tell.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+        return None
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    try:
+        if driver.cuCtxPushCurrent_v2(context):
+            return None
+        failed = driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+        driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+    finally:
+        driver.cuDevicePrimaryCtxRelease_v2(device)
+    return None if failed else (total.value - free.value, total.value)

@@ -7,9 +7,8 @@ exported graph and TensorRT chooses none by itself.
 from __future__ import annotations
 
 import json
-import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,8 +26,6 @@ from mca_perception.deploy.sessions.tensor_rt_builder import build_engine, logge
 from mca_perception.errors import BundleError
 
 __all__ = ["TensorRtSession", "open_graph", "why_not"]
-
-_log = logging.getLogger(__name__)
 
 
 class TensorRtSession(GraphSession):
@@ -48,6 +45,7 @@ class TensorRtSession(GraphSession):
         *,
         precision: str,
         cache: EngineCache,
+        on_state: Callable[[str], None],
         build: bool = True,
     ) -> None:
         """Take the engine from the cache, or build it, which takes minutes.
@@ -58,6 +56,7 @@ class TensorRtSession(GraphSession):
             profiles: shapes that the engine is made for.
             precision: of the graph, for the key.
             cache: where engines are kept.
+            on_state: told how far building is.
             build: build an engine that the cache lacks.
 
         Raises:
@@ -84,9 +83,9 @@ class TensorRtSession(GraphSession):
             timing = cache.folder / f"timing-{key.builder.replace(' ', '-')}.cache"
 
             def write(target: str) -> None:
-                Path(target).write_bytes(build_engine(path, profiles, timing, on_state=_log.info))
+                Path(target).write_bytes(build_engine(path, profiles, timing, on_state=on_state))
 
-            engine = cache.get_or_build(key, write, on_state=_log.info)
+            engine = cache.get_or_build(key, write, on_state=on_state)
         self.inputs, self.outputs = tuple(spec.inputs), tuple(spec.outputs)
         self._profiles = tuple(profiles)
         # The engine must outlive its contexts, the runtime the engine.
@@ -204,5 +203,6 @@ def open_graph(bundle: Bundle, graph: str, options: SessionOptions) -> TensorRtS
         profiles_of(bundle, graph),
         precision=precision.kind if precision is not None else "fp32",
         cache=options.cache or EngineCache(),
+        on_state=options.on_state,
         build=options.build,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,15 @@ def test_engine_is_built_kept_and_computes_the_same(bundle, options, tensorrt, c
     tensorrt.reset()
     open_sessions(bundle, graphs=["backbone"], session="tensorrt", options=options)
     assert "Builder.build_serialized_network" not in tensorrt.calls
+
+
+def test_whoever_opens_it_is_told_what_is_built(bundle, options, caplog) -> None:
+    told: list[str] = []
+    listening = replace(options, on_state=told.append)
+    assert listening == options  # sessions are shared by equal options
+    open_sessions(bundle, graphs=["backbone"], session="tensorrt", options=listening)
+    assert told[0].startswith("building tensorrt 11.4.0.106 engine for NVIDIA Stand-in")
+    assert "building: Tactics 50 %" in told
 
 
 def test_whole_pipeline_runs(bundle, options, monkeypatch) -> None:
