@@ -44,6 +44,7 @@ class Settings:
 
     Attributes:
         score_threshold: objects below it are left out; negative means as calibrated with the model.
+        classes: labels of the objects that are wanted; empty for all.
         top_k: products per object.
         identify: look objects up in the gallery.
         reject_unknown: leave objects without products when none is similar enough.
@@ -52,6 +53,7 @@ class Settings:
     """
 
     score_threshold: float = -1.0
+    classes: tuple[str, ...] = ()
     top_k: int = 5
     identify: bool = True
     reject_unknown: bool = True
@@ -183,12 +185,20 @@ class Engine:
         if self._look_at_gallery()[1]:
             pipeline.gallery = None
         pipeline.score_threshold = self.threshold(settings.score_threshold)
+        pipeline.classes = settings.classes
         pipeline.top_k = settings.top_k
         pipeline.identifies = settings.identify and self._can_identify
         pipeline.reject_unknown = settings.reject_unknown
         pipeline.tiling = settings.tiling
         pipeline.inspects = settings.inspect and self.inspector is not None
         return pipeline
+
+    def class_problem(self, classes: Sequence[str]) -> str:
+        """Which classes the model does not have; empty when it has all."""
+        unknown = sorted(set(classes) - set(self.labels))
+        if not unknown:
+            return ""
+        return f"model {self.model} has no class {', '.join(unknown)}; choose from {', '.join(self.labels)}"
 
     def defect_rule(self, rate: float) -> DefectRule | None:
         """How defects of single objects are decided on at a false-positive rate; None for a model that sees none."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mca_perception.ros import qos
@@ -17,13 +18,23 @@ from mca_perception.ros.parameters import NodeParameters
 __all__ = ["Inputs"]
 
 _IMAGE_TOPICS = ("image", "image/compressed")
+_CAMERA_INFO = "camera_info"
+
+
+class _Wanted(NamedTuple):
+    """A subscription as the parameters ask for it."""
+
+    kind: Any
+    callback: Callable[[Any], None]
+    profile: QoSProfile
 
 
 class Inputs:
     """Subscribes on construction, unsubscribes on :meth:`close`.
 
     A reliable subscription never hears a best-effort publisher. With ``input_qos`` on ``auto`` the subscription then
-    becomes best effort, which every publisher serves; otherwise the mismatch is reported.
+    becomes best effort, which every publisher serves; otherwise the mismatch is reported. Images (on ``auto``) and
+    camera_info that were published once, for those who come later, are read, too.
     """
 
     def __init__(
@@ -44,6 +55,8 @@ class Inputs:
         self._node = node
         self._automatic = parameters["input_qos"] == "auto"
         self._profile = qos.image_input(parameters["input_qos"], parameters["frame_policy"])
+        self._wanted: dict[str, _Wanted] = {}
+        self._latched: set[str] = set()
         self._subscriptions: dict[str, Any] = {}
         self._superseded: list[Any] = []
         transport = parameters["input_transport"]
@@ -56,34 +69,46 @@ class Inputs:
         if depth is None:
             return
         # Best effort serves drivers of both kinds; a missing depth image costs the 3D of one frame.
-        self._add(Image, "depth", depth.receive_depth, qos.SENSOR)
-        self._add(CameraInfo, "camera_info", depth.receive_info, qos.SENSOR)
+        self.subscribe(Image, "depth", depth.receive_depth, qos.SENSOR)
+        self.subscribe(CameraInfo, _CAMERA_INFO, depth.receive_info, qos.SENSOR)
 
     def subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
         """Subscribe to a topic; a publisher that does not match is dealt with or reported, as for images."""
+        self._wanted[topic] = _Wanted(kind, callback, profile)
+        self._connect(topic)
 
-        def mismatch(event: Any) -> None:
-            self._on_mismatch(kind, topic, callback, profile, event)
-
-        self._add(kind, topic, callback, profile, SubscriptionEventCallbacks(incompatible_qos=mismatch))
-
-    def _add(
-        self,
-        kind: Any,
-        topic: str,
-        callback: Callable[[Any], None],
-        profile: QoSProfile,
-        events: SubscriptionEventCallbacks | None = None,
-    ) -> None:
+    def _connect(self, topic: str) -> None:
+        """Subscribe as the publishers that are there now offer it."""
+        kind, callback, profile = self._wanted[topic]
+        self._latched.discard(topic)
+        if self._is_latched(topic):
+            self._latched.add(topic)
+            profile = qos.latched(profile)
         self._subscriptions[topic] = self._node.create_subscription(
-            kind, topic, callback, profile, event_callbacks=events
+            kind,
+            topic,
+            callback,
+            profile,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=partial(self._on_mismatch, topic)),
         )
 
-    def _on_mismatch(
-        self, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile, event: Any
-    ) -> None:
+    def _is_latched(self, topic: str) -> bool:
+        """Whether all publishers keep messages for late subscribers: a subscription has to ask for those."""
+        if not (topic == _CAMERA_INFO or (topic in _IMAGE_TOPICS and self._automatic)):
+            return False
+        offers = [p.qos_profile for p in self._node.get_publishers_info_by_topic(self._name(topic))]
+        return bool(offers) and all(
+            offer.durability == DurabilityPolicy.TRANSIENT_LOCAL
+            and offer.reliability == ReliabilityPolicy.RELIABLE
+            for offer in offers
+        )
+
+    def _on_mismatch(self, topic: str, event: Any) -> None:
         policy = QoSPolicyKind(event.last_policy_kind)
-        reliable = profile.reliability == ReliabilityPolicy.RELIABLE
+        wanted = self._wanted[topic]
+        reliable = wanted.profile.reliability == ReliabilityPolicy.RELIABLE
+        if topic in self._latched:
+            return  # followed with the next status
         if policy == QoSPolicyKind.RELIABILITY and reliable and self._automatic:
             self._node.get_logger().warning(
                 f"{self._name(topic)} is published best effort: reading it best effort, "
@@ -91,10 +116,18 @@ class Inputs:
             )
             # Destroying a subscription in its own event would pull the event from under the executor.
             self._superseded.append(self._subscriptions.pop(topic))
-            self.subscribe(kind, topic, callback, qos.EVERY_IMAGE_BEST_EFFORT)
+            self._wanted[topic] = wanted._replace(profile=qos.EVERY_IMAGE_BEST_EFFORT)
+            self._connect(topic)
             return
         remedy = "set input_qos:=best_effort" if reliable else "change the publisher"
         self._node.get_logger().error(self._mismatch(topic, policy.name.lower(), remedy))
+
+    def _follow(self) -> None:
+        """Read what publishers keep for late subscribers, and stop that when one comes that does not."""
+        for topic in self._wanted:
+            if self._is_latched(topic) != (topic in self._latched):
+                self._node.destroy_subscription(self._subscriptions.pop(topic))
+                self._connect(topic)
 
     def _mismatch(self, topic: str, what: str, remedy: str) -> str:
         return f"{self._name(topic)}: the publisher's {what} does not match; {remedy}"
@@ -126,6 +159,7 @@ class Inputs:
         for subscription in self._superseded:
             self._node.destroy_subscription(subscription)
         self._superseded.clear()
+        self._follow()
         return {
             "image_publishers": sum(
                 self._node.count_publishers(self._name(topic)) for topic in self._image_topics()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -75,12 +75,12 @@ class ObjectNode(ManagedNode):
 
         Args:
             name: of the node.
-            turns: entered while the model works, where several nodes of a process share it.
+            turns: entered to take objects and work on them, where several nodes of a process share the model.
             options: of the lifecycle node.
         """
         self._engines: EngineSlot | None = None
         super().__init__(name, role="perception", **options)
-        self._turns = turns if turns is not None else nullcontext()
+        self._turns = turns
         self._output: Any = None
         self._inputs: Inputs | None = None
         self._matcher: StampMatcher | None = None
@@ -130,6 +130,7 @@ class ObjectNode(ManagedNode):
             "session": self.parameters["session"],
             "parallel": self.parameters["parallel_frames"],
             "threads": self.parameters["threads"],
+            "on_state": self.tell,
         }
 
     @transition("active")
@@ -151,6 +152,7 @@ class ObjectNode(ManagedNode):
                 lambda: self._publish(messages[_OBJECTS], found, frames), self._statistics, self._tell_dropped
             ),
             parallel=self.parameters["parallel_frames"],
+            turns=self._turns,
         )
         options = {"input_transport": "auto", "input_qos": "auto", "frame_policy": policy}
         self._inputs = Inputs(self, options, partial(self._receive, _IMAGE))
@@ -163,7 +165,7 @@ class ObjectNode(ManagedNode):
         assert self._matcher is not None
         stamp = stamp_ns(message.header.stamp)
         if kind == _OBJECTS:
-            self._statistics.count_received(stamp)
+            self._statistics.count_received(stamp, self.get_clock().now().nanoseconds)
         size = _OBJECT_BYTES * (1 + len(message.objects)) if kind == _OBJECTS else len(message.data)
         item = _Picture(message, self._container()) if kind == _IMAGE else message
         self._matcher.receive(kind, stamp, item, size)
@@ -184,7 +186,7 @@ class ObjectNode(ManagedNode):
         picture, container = messages[_IMAGE]
         image = decode_compressed(picture) if isinstance(picture, CompressedImage) else decode_image(picture)
         objects = objects_of(message, messages[_MASK])
-        with self._turns, self._engines.use() as engine:
+        with self._engines.use() as engine:
             found = engine.look_closer(image, objects, container, self._settings())
             if engine.model != message.model:
                 message.model = f"{message.model} {engine.model}".strip()
@@ -247,7 +249,7 @@ class ObjectNode(ManagedNode):
             }
 
     def _watch(self) -> None:
-        facts: dict[str, Any] = {"frame_policy": self.parameters["frame_policy"]}
+        facts: dict[str, Any] = {"frame_policy": self.parameters["frame_policy"], "building": self.building}
         if self._matcher is not None:
             self._matcher.expire()
         if self._inputs is not None and self._frames is not None:

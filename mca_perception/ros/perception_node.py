@@ -14,6 +14,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from mca_perception.pipeline import Tiling
+from mca_perception.errors import McaError
 from mca_perception.pipeline.camera_files import read_camera
 from mca_perception.ros.container_service import ContainerService
 from mca_perception.ros.defect_messages import rate_problem
@@ -77,6 +78,8 @@ class PerceptionNode(ManagedNode):
         self._depth = DepthInput(read_camera(calibration) if calibration else None)
         engine = Engine(self.parameters["model"], **self._engine_options())
         self._engines = EngineSlot(engine)
+        if problem := engine.class_problem(self.parameters["classes"]):
+            raise McaError(problem)
         engine.warm_up()
         self._outputs = Outputs(self, self.parameters)
         self._offer_services(self._engines)
@@ -208,6 +211,9 @@ class PerceptionNode(ManagedNode):
         if name == "defect_fpr" and self._engines is not None:
             with self._engines.use() as engine:
                 return rate_problem(engine.inspector, value)
+        if name == "classes" and self._engines is not None:
+            with self._engines.use() as engine:
+                return engine.class_problem(value)
         if name == "tiles":
             try:
                 Tiling.parse(value)

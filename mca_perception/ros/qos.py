@@ -21,6 +21,7 @@ __all__ = [
     "REQUESTS",
     "RESULTS",
     "image_input",
+    "latched",
 ]
 
 
@@ -62,6 +63,11 @@ REQUESTS = _profile(1000)
 
 DIAGNOSTICS = _profile(10)
 """/diagnostics."""
+
+
+def latched(profile: QoSProfile) -> QoSProfile:
+    """The same for a publisher that keeps its last messages for those who come later."""
+    return _profile(profile.depth, latched=True)
 
 
 def image_input(input_qos: str, frame_policy: str) -> QoSProfile:

@@ -22,11 +22,12 @@ pytest.importorskip("rclpy")
 from mca_perception_msgs.msg import PerceivedObjects
 from mca_perception_msgs.srv import GalleryInfo
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from mca_perception.errors import BundleError, InvalidImageError
 from mca_perception.identification import Gallery
+from mca_perception.ros import qos
 from mca_perception.ros.image_headers import RefusedImage
 from mca_perception.ros.images import to_image_message
 from mca_perception.ros.processing import drop_cause
@@ -182,6 +183,36 @@ def test_a_publisher_that_cannot_be_read_is_named(
         "the mismatch forgotten with its publisher",
         namespace="/strict",
     )
+
+
+@pytest.mark.parametrize("policy", ["freshest", "every_frame"])
+def test_what_was_published_once_for_late_subscribers_is_read(
+    start_node: Callable[..., Any], client: Any, scene: Scene, colour_bundle: Path, policy: str
+) -> None:
+    place = f"/late_{policy}"
+    publishers = {
+        kind: client.node.create_publisher(kind, f"{place}/{topic}", qos.LATCHED)
+        for kind, topic in ((Image, "image"), (CameraInfo, "camera_info"))
+    }
+    publishers[Image].publish(to_image_message(scene("red"), "rgb8", Header(frame_id="camera")))
+    publishers[CameraInfo].publish(CameraInfo(height=96, width=160, k=[1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0]))
+    node = start_node("perception_node", namespace=place, model=str(colour_bundle), frame_policy=policy)
+    client.perception(
+        lambda facts: facts.get("frames_processed") == "1" and facts.get("camera_info") == "yes",
+        "the image and its camera_info",
+        60,
+        namespace=place,
+    )
+    for publisher in publishers.values():
+        client.node.destroy_publisher(publisher)
+    camera = client.publisher(Image, f"{place}/image")  # not latched: followed, too
+    objects = client.collect(PerceivedObjects, f"{place}/objects")
+    client.perception(lambda facts: facts["objects_subscribers"] == "1", "the listener", namespace=place)
+    header = Header(frame_id="another camera")
+    header.stamp.sec = next(STAMPS)
+    camera.publish(to_image_message(scene("red", "green"), "rgb8", header))
+    client.wait(lambda: [m for m in objects if m.header == header], what="objects of the other camera")
+    assert node.stop() == 0, node.output()
 
 
 def test_more_objects_than_a_mask_can_number_are_refused(

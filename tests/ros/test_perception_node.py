@@ -23,6 +23,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 from mca_perception.identification import Gallery
 from mca_perception.ros import qos
 from mca_perception.ros.images import decode_compressed, to_compressed_message, to_image_message
+from tests.support.bundles import write_colour_bundle
 
 pytestmark = pytest.mark.xdist_group("test_perception_node")
 
@@ -171,6 +172,39 @@ def test_live_parameters_take_effect_on_the_next_frame(node: Any, client: Any, s
         ["P-green"],
     ]
     assert all(r.successful for r in set_parameters(tiles=""))
+
+
+def test_only_wanted_classes_are_published(
+    start_node: Callable[..., Any], client: Any, scene: Scene, tmp_path: Path
+) -> None:
+    write_colour_bundle(
+        tmp_path / "two", segmentation={"input_size": (96, 160), "labels": ["Object", "Parcel"]}
+    )
+    start_node(
+        "perception_node", namespace="/choosy", model=str(tmp_path / "two"), frame_policy="every_frame"
+    )
+    objects = client.collect(PerceivedObjects, "/choosy/objects")
+    client.perception(
+        lambda facts: facts["state"] == "active" and facts["objects_subscribers"] == "1",
+        "the node",
+        60,
+        namespace="/choosy",
+    )
+    for number, (classes, expected) in enumerate([(["Parcel"], 0), (["Object"], 2), ([], 2)]):
+        wanted = Parameter("classes", Parameter.Type.STRING_ARRAY, classes).to_parameter_msg()
+        (result,) = client.call(
+            SetParameters, "/choosy/perception/set_parameters", parameters=[wanted]
+        ).results
+        assert result.successful, result.reason
+        client.publisher(Image, "/choosy/image").publish(
+            to_image_message(scene("red", "green"), "rgb8", header(number + 1))
+        )
+        client.wait(lambda number=number: len(objects) == number + 1, what="objects")
+        assert len(objects[number].objects) == expected
+    unknown = Parameter("classes", value=["Bottle"]).to_parameter_msg()
+    (refused,) = client.call(SetParameters, "/choosy/perception/set_parameters", parameters=[unknown]).results
+    assert not refused.successful
+    assert "has no class Bottle; choose from Object, Parcel" in refused.reason
 
 
 def test_a_frame_on_both_transports_is_processed_once(node: Any, client: Any, scene: Scene) -> None:
