@@ -13,8 +13,8 @@ from typing import Any
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-from mca_perception.pipeline import Tiling
 from mca_perception.errors import McaError
+from mca_perception.pipeline import Tiling
 from mca_perception.pipeline.camera_files import read_camera
 from mca_perception.ros.container_service import ContainerService
 from mca_perception.ros.defect_messages import rate_problem
