@@ -133,8 +133,7 @@ def running(colour_bundle: Path) -> Iterator[subprocess.Popen[str]]:
     kill_with_children(process)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("times", [1, 3], ids=["once", "impatiently"])
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 3)])
 def test_interrupting_stops_all_nodes(
     running: subprocess.Popen[str], client: Any, number: int, times: int
 ) -> None:

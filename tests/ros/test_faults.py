@@ -185,18 +185,17 @@ def test_a_publisher_that_cannot_be_read_is_named(
     )
 
 
-@pytest.mark.parametrize("policy", ["freshest", "every_frame"])
 def test_what_was_published_once_for_late_subscribers_is_read(
-    start_node: Callable[..., Any], client: Any, scene: Scene, colour_bundle: Path, policy: str
+    start_node: Callable[..., Any], client: Any, scene: Scene, colour_bundle: Path
 ) -> None:
-    place = f"/late_{policy}"
+    place = "/late"
     publishers = {
         kind: client.node.create_publisher(kind, f"{place}/{topic}", qos.LATCHED)
         for kind, topic in ((Image, "image"), (CameraInfo, "camera_info"))
     }
     publishers[Image].publish(to_image_message(scene("red"), "rgb8", Header(frame_id="camera")))
     publishers[CameraInfo].publish(CameraInfo(height=96, width=160, k=[1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0]))
-    node = start_node("perception_node", namespace=place, model=str(colour_bundle), frame_policy=policy)
+    node = start_node("perception_node", namespace=place, model=str(colour_bundle))
     client.perception(
         lambda facts: facts.get("frames_processed") == "1" and facts.get("camera_info") == "yes",
         "the image and its camera_info",
