@@ -116,6 +116,7 @@ def perception_status(
         **{f"step_{name}_p50_ms": value for name, value in snapshot.steps_ms.items()},
         **{f"stamps_{kind}": count for kind, count in sorted(snapshot.odd_stamps.items())},
         "silent_s": round(snapshot.silent_s, 1),
+        "stalled_s": round(snapshot.stalled_s, 1),
         "last_error": snapshot.last_error,
         "transition_error": snapshot.transition_error,
     }
@@ -154,6 +155,11 @@ def _verdict(state: str, snapshot: Snapshot, facts: Mapping[str, Any]) -> tuple[
         return DiagnosticStatus.WARN, "no image received yet"
     if snapshot.silent_s > SILENT_S:
         return DiagnosticStatus.WARN, f"no image for {snapshot.silent_s:.0f} s: is the camera running?"
+    if snapshot.stalled_s > SILENT_S:
+        return (
+            DiagnosticStatus.WARN,
+            f"no result for {snapshot.stalled_s:.0f} s: the model hangs, or is too slow for this machine",
+        )
     if snapshot.drops and not snapshot.processed:
         causes = ", ".join(f"{cause} {count}" for cause, count in sorted(snapshot.drops.items()))
         return (

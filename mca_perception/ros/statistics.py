@@ -46,6 +46,7 @@ class Snapshot:
         cyclic_ms: percentiles of the time from one result to the next.
         steps_ms: median of each step of the processing.
         silent_s: seconds since the last image; NaN before the first one.
+        stalled_s: seconds that frames have waited, or been in progress, without a result; 0 when there is none.
         odd_stamps: images whose stamp was ``zero`` or ``jumped_back``.
         last_error: why the last transition failed, else the latest reason for a drop; empty when there was none.
         error_is_recent: whether something was dropped or failed within the last seconds, transitions aside.
@@ -66,6 +67,7 @@ class Snapshot:
     silent_s: float = float("nan")
     odd_stamps: dict[str, int] = field(default_factory=dict)
     input_fps: float = 0.0
+    stalled_s: float = 0.0
     stamp_age_ms: float = float("nan")
     transition_error: str = ""
 
@@ -84,6 +86,7 @@ class Statistics:
         self._series: dict[str, deque[float]] = {}
         self._steps: dict[str, deque[float]] = {}
         self._arrived = float("nan")
+        self._busy_since: float | None = None
         self._stamp = 0
         self._stamp_age_ms = float("nan")
         self._odd_stamps: Counter[str] = Counter()
@@ -97,6 +100,8 @@ class Statistics:
             self._received += 1
             self._arrived = self._clock()
             self._arrivals.append(self._arrived)
+            if self._busy_since is None:
+                self._busy_since = self._arrived
             self._stamp_age_ms = (
                 (now_ns - stamp_ns) / 1e6 if stamp_ns and now_ns is not None else float("nan")
             )
@@ -125,6 +130,7 @@ class Statistics:
             cyclic = (now - self._finished[-1]) * 1e3 if self._finished else float("nan")
             self._finished.append(now)
             self._processed += 1
+            self._busy_since = now if self._has_work() else None
             figures = {
                 "latency": latency_ms,
                 "processing": processing_ms,
@@ -142,8 +148,13 @@ class Statistics:
         """A frame was dropped; ``error`` tells why when the frame was at fault."""
         with self._lock:
             self._drops[cause] += 1
+            if not self._has_work():
+                self._busy_since = None
         if error:
             self.note_error(error)
+
+    def _has_work(self) -> bool:
+        return self._received > self._processed + self._drops.total()
 
     def note_error(self, error: str) -> None:
         """Remember an error for the diagnostics."""
@@ -173,6 +184,7 @@ class Statistics:
                 **{f"{name}_ms": percentiles(list(self._series.get(name, ()))) for name in _SERIES},
                 steps_ms={name: round(float(np.median(values)), 3) for name, values in self._steps.items()},
                 silent_s=now - self._arrived,
+                stalled_s=0.0 if self._busy_since is None else now - self._busy_since,
                 odd_stamps=dict(self._odd_stamps),
             )
 

@@ -35,6 +35,27 @@ def test_a_bad_frame_of_yesterday_does_not_explain_a_node_that_was_cleaned_up() 
     assert perception_status("active", statistics.snapshot(), {})[2]["last_error"] == "JPEG is cut off"
 
 
+def test_frames_without_results_are_a_warning_however_many_give_way_to_newer_ones() -> None:
+    now = [100.0]
+    statistics = Statistics(clock=lambda: now[0])
+    statistics.count_received()
+    now[0] += 1
+    statistics.count_processed(latency_ms=1, processing_ms=1)
+    assert statistics.snapshot().stalled_s == 0
+    for _ in range(12):
+        now[0] += 0.5
+        statistics.count_received()
+        if statistics.snapshot().received > 2:
+            statistics.count_drop("superseded")
+    assert statistics.snapshot().stalled_s == 5.5
+    assert verdict("active", statistics) == (
+        WARN,
+        "no result for 6 s: the model hangs, or is too slow for this machine",
+    )
+    statistics.count_processed(latency_ms=1, processing_ms=1)
+    assert verdict("active", statistics)[0] == OK
+
+
 def test_a_failed_transition_is_an_error_until_the_next_one() -> None:
     statistics = Statistics()
     statistics.note_transition("no such model")
