@@ -16,6 +16,7 @@ from mca_perception.objects import Objects
 from mca_perception.ros.engine import Engine, EngineSlot, Settings
 from mca_perception.ros.frames import Container
 from mca_perception.ros.service_threads import ServiceThread
+from mca_perception.ros.watchdog import may_take_long
 
 __all__ = ["ModelSwap", "compare"]
 
@@ -60,7 +61,8 @@ class ModelSwap:
         if not request.path:
             raise BundleError("path is empty; give the folder of a model bundle")
         started = time.perf_counter()
-        engine = Engine(request.path, **self._options())
+        with may_take_long():  # some libraries keep the interpreter's lock while they build
+            engine = Engine(request.path, **self._options())
         response.load_ms = (time.perf_counter() - started) * 1e3
         try:
             response.warm_up_ms = engine.warm_up()

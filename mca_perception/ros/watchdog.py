@@ -6,6 +6,7 @@ under ``mca up``, for one node as for several in a container, and nothing that h
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,14 +23,19 @@ class Watchdog:
     def __init__(self, timer: EndTimer, limit_s: float) -> None:
         self._timer = timer
         self._limit_s = limit_s
+        self._lock = threading.Lock()
+        self._pauses = 0
 
     def feed(self) -> None:
         """The process is alive."""
-        self._timer.set(self._limit_s)
+        with self._lock:
+            self._timer.set(0 if self._pauses else self._limit_s)
 
-    def pause(self) -> None:
-        """Do not end the process before it is fed again."""
-        self._timer.set(0)
+    def pause(self, change: int) -> None:
+        """Do not end the process while there are pauses: 1 for one more, -1 for one less."""
+        with self._lock:
+            self._pauses += change
+        self.feed()
 
 
 @contextmanager
@@ -51,11 +57,12 @@ def watching(limit_s: float) -> Iterator[Watchdog]:
 
 @contextmanager
 def may_take_long() -> Iterator[None]:
-    """A block between two feedings that may take longer than the limit: loading a model, building an engine."""
-    for watchdog in _running:
-        watchdog.pause()
+    """A block, on any thread, that may keep the process from feeding: loading a model, building an engine."""
+    watchdogs = list(_running)
+    for watchdog in watchdogs:
+        watchdog.pause(1)
     try:
         yield
     finally:
-        for watchdog in _running:
-            watchdog.feed()
+        for watchdog in watchdogs:
+            watchdog.pause(-1)

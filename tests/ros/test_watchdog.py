@@ -29,6 +29,7 @@ with watching(0.5) as watchdog:
         watchdog.feed()
     print("fed", flush=True)
     with may_take_long():
+        watchdog.feed()  # as the executor does while another thread loads a model
         hang(800_000)
     print("took long", flush=True)
     {block}
