@@ -103,11 +103,21 @@ class ViewerNode(Node):
             timings_ms=_timings(message.timing),
         )
         self.log.add(frame)
-        if self.out is not None:
-            self._names[stamp] = f"{self.log.received:04d}_{frame.name}"
-            if len(self._names) > _MAX_NAMES:
-                del self._names[next(iter(self._names))]
+        self._name(stamp, f"{self.log.received:04d}_{frame.name}")
         self._view.show(self.log.received, frame)
+
+    def _name(self, stamp: int, name: str) -> None:
+        """Name the overlay of a frame, which may have come already: a chain of nodes makes it before the objects."""
+        if self.out is None:
+            return
+        early = self.out / "overlays" / f"frame_{stamp}.jpg"
+        if early.exists():
+            with suppress(OSError):  # it keeps its name then
+                early.replace(early.with_name(f"{name}.jpg"))
+            return
+        self._names[stamp] = name
+        if len(self._names) > _MAX_NAMES:
+            del self._names[next(iter(self._names))]
 
     def _on_overlay(self, message: CompressedImage) -> None:
         self.last_message = time.monotonic()

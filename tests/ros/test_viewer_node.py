@@ -135,7 +135,7 @@ def test_a_summary_that_cannot_be_written_is_said_and_counts_as_a_failure(
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_file()] == []
 
 
-def test_names_of_frames_without_overlay_are_forgotten(
+def test_overlays_get_their_names_early_or_late_and_names_without_overlay_are_forgotten(
     context: rclpy.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(viewer_node, "_MAX_NAMES", 3)
@@ -147,8 +147,12 @@ def test_names_of_frames_without_overlay_are_forgotten(
             viewer._on_objects(PerceivedObjects(header=header, container_id="tote"))
         for header in (headers[1], headers[4]):
             viewer._on_overlay(CompressedImage(header=header, data=b"x"))
+        early = Header(stamp=time_message(6))
+        viewer._on_overlay(CompressedImage(header=early, data=b"x"))
+        viewer._on_objects(PerceivedObjects(header=early, container_id="tote"))
     viewer.destroy_node()
-    assert sorted(path.name for path in (tmp_path / "overlays").iterdir()) == ["0005_tote.jpg", "frame_2.jpg"]
+    names = sorted(path.name for path in (tmp_path / "overlays").iterdir())
+    assert names == ["0005_tote.jpg", "0006_tote.jpg", "frame_2.jpg"]
 
 
 @pytest.mark.parametrize("terminal", [False, True])
