@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from mca_perception.ros.descriptions import LAUNCHES, LaunchError
@@ -58,9 +58,10 @@ def bring_up(launch: str, arguments: Mapping[str, str]) -> int:
 
     group = ProcessGroup(on_line=forward)
     ended = None
-    with _first_signal_interrupts(), suppress(KeyboardInterrupt, BrokenPipeError), group:
+    with _first_signal_interrupts() as ignore_signals, suppress(KeyboardInterrupt, BrokenPipeError), group:
         group.start(nodes)
         ended = group.wait()
+        ignore_signals()
     if losses := group.describe_losses():
         sys.stderr.write(f"warning: {losses}\n")
     _flush_output()
@@ -81,22 +82,25 @@ def _flush_output() -> None:
 
 
 @contextmanager
-def _first_signal_interrupts() -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` at the first SIGINT or SIGTERM, and ignore further ones.
+def _first_signal_interrupts() -> Iterator[Callable[[], None]]:
+    """Raise ``KeyboardInterrupt`` at the first SIGINT or SIGTERM, and ignore further ones; yields what ignores all.
 
-    An impatient second one would leave nodes behind; their end has its own time limits.
+    One that comes while nodes are ended would leave them behind; their end has its own time limits.
     """
     # SIGINT too: a shell starts background jobs with it ignored, and Python then installs no handler of its own.
     handled = (signal.SIGINT, signal.SIGTERM)
 
-    def interrupt(*_: object) -> None:
+    def ignore() -> None:
         for number in handled:
             signal.signal(number, signal.SIG_IGN)
+
+    def interrupt(*_: object) -> None:
+        ignore()
         raise KeyboardInterrupt
 
     previous = [signal.signal(number, interrupt) for number in handled]
     try:
-        yield
+        yield ignore
     finally:
         for number, handler in zip(handled, previous, strict=True):
             signal.signal(number, handler)

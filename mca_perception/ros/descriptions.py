@@ -135,7 +135,7 @@ def armbench(arguments: Mapping[str, str]) -> list[NodeDescription]:
                     "loop": values["loop"] == "true",
                     "encoding": values["encoding"],
                     "wait_for_perception": True,
-                    "wait_for_consumers": int(with_viewer),
+                    "wait_for_consumers": int(with_viewer and not endless),
                 },
                 ends_launch=endless or not with_viewer,
             )

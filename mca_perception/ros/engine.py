@@ -31,6 +31,7 @@ from mca_perception.pipeline.inspection import GRAPHS, DefectInspector
 from mca_perception.resources import resource_path
 from mca_perception.ros.defect_messages import DefectRule, rule_for
 from mca_perception.ros.frames import NO_CONTAINER, Container
+from mca_perception.segmentation.postprocess import CONTAINERS
 
 __all__ = ["Engine", "EngineSlot", "Settings", "bundle_folder"]
 
@@ -194,11 +195,13 @@ class Engine:
         return pipeline
 
     def class_problem(self, classes: Sequence[str]) -> str:
-        """Which classes the model does not have; empty when it has all."""
-        unknown = sorted(set(classes) - set(self.labels))
-        if not unknown:
+        """Which classes the model does not publish objects of; empty when it does of all."""
+        known = [label for label in self.labels if label not in CONTAINERS]
+        if not (unknown := sorted(set(classes) - set(known))):
             return ""
-        return f"model {self.model} has no class {', '.join(unknown)}; choose from {', '.join(self.labels)}"
+        return (
+            f"model {self.model} has no objects of class {', '.join(unknown)}; choose from {', '.join(known)}"
+        )
 
     def defect_rule(self, rate: float) -> DefectRule | None:
         """How defects of single objects are decided on at a false-positive rate; None for a model that sees none."""

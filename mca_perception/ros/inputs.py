@@ -20,6 +20,8 @@ __all__ = ["Inputs"]
 _IMAGE_TOPICS = ("image", "image/compressed")
 _CAMERA_INFO = "camera_info"
 
+_NOTHING, _LIVE, _LATCHED = "nothing", "live", "latched"
+
 
 class _Wanted(NamedTuple):
     """A subscription as the parameters ask for it."""
@@ -57,6 +59,7 @@ class Inputs:
         self._profile = qos.image_input(parameters["input_qos"], parameters["frame_policy"])
         self._wanted: dict[str, _Wanted] = {}
         self._latched: set[str] = set()
+        self._heard: set[str] = set()
         self._subscriptions: dict[str, Any] = {}
         self._superseded: list[Any] = []
         transport = parameters["input_transport"]
@@ -81,27 +84,33 @@ class Inputs:
         """Subscribe as the publishers that are there now offer it."""
         kind, callback, profile = self._wanted[topic]
         self._latched.discard(topic)
-        if self._is_latched(topic):
+        if self._offers(topic) == _LATCHED:
             self._latched.add(topic)
             profile = qos.latched(profile)
+
+        def receive(message: Any) -> None:
+            self._heard.add(topic)
+            callback(message)
+
         self._subscriptions[topic] = self._node.create_subscription(
             kind,
             topic,
-            callback,
+            receive,
             profile,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=partial(self._on_mismatch, topic)),
         )
 
-    def _is_latched(self, topic: str) -> bool:
-        """Whether all publishers keep messages for late subscribers: a subscription has to ask for those."""
+    def _offers(self, topic: str) -> str:
+        """Whether all publishers keep messages for late subscribers, which a subscription has to ask for."""
         if not (topic == _CAMERA_INFO or (topic in _IMAGE_TOPICS and self._automatic)):
-            return False
+            return _LIVE
         offers = [p.qos_profile for p in self._node.get_publishers_info_by_topic(self._name(topic))]
-        return bool(offers) and all(
+        kept = (
             offer.durability == DurabilityPolicy.TRANSIENT_LOCAL
             and offer.reliability == ReliabilityPolicy.RELIABLE
             for offer in offers
         )
+        return _NOTHING if not offers else _LATCHED if all(kept) else _LIVE
 
     def _on_mismatch(self, topic: str, event: Any) -> None:
         policy = QoSPolicyKind(event.last_policy_kind)
@@ -123,9 +132,16 @@ class Inputs:
         self._node.get_logger().error(self._mismatch(topic, policy.name.lower(), remedy))
 
     def _follow(self) -> None:
-        """Read what publishers keep for late subscribers, and stop that when one comes that does not."""
+        """Read what publishers keep for late subscribers, and stop that when one comes that does not.
+
+        Who hears a publisher live has missed nothing, and would get the last messages twice.
+        """
         for topic in self._wanted:
-            if self._is_latched(topic) != (topic in self._latched):
+            offers = self._offers(topic)
+            if offers == _NOTHING:
+                self._heard.discard(topic)
+            missed = offers == _LATCHED and topic not in self._latched and topic not in self._heard
+            if missed or (offers == _LIVE and topic in self._latched):
                 self._node.destroy_subscription(self._subscriptions.pop(topic))
                 self._connect(topic)
 

@@ -65,6 +65,8 @@ class ModelSwap:
             engine = Engine(request.path, **self._options())
         response.load_ms = (time.perf_counter() - started) * 1e3
         try:
+            if problem := engine.class_problem(self._settings().classes):
+                raise BundleError(f"{problem}; set `classes` first")
             response.warm_up_ms = engine.warm_up()
             response.message = self._compare(engine)
         except Exception as error:

@@ -55,7 +55,7 @@ class NodeContainer(Node):
                 **{"turns": self._turns, **options},
                 namespace=description.namespace,
                 use_global_arguments=False,
-                parameter_overrides=[Parameter(key, value=value) for key, value in parameters.items()],
+                parameter_overrides=[_parameter(key, value) for key, value in parameters.items()],
                 cli_args=["--ros-args", *(word for old, new in rules for word in ("-r", f"{old}:={new}"))],
             )
         )
@@ -65,6 +65,11 @@ class NodeContainer(Node):
         for node in self.nodes:
             node.close()
             node.destroy_node()
+
+
+def _parameter(name: str, value: Any) -> Parameter[Any]:
+    """A parameter of the type of its value; rclpy takes an empty list for bytes."""
+    return Parameter(name, Parameter.Type.STRING_ARRAY if value == [] else None, value)
 
 
 def run_container(make: Callable[[], NodeContainer]) -> None:

@@ -212,7 +212,10 @@ class ObjectNode(ManagedNode):
         self._statistics.count_processed(
             latency_ms=latency, processing_ms=found.spent_ms, steps_ms=found.steps_ms
         )
-        self._published(message, found)
+        try:
+            self._published(message, found)
+        except Exception as error:  # the objects are out and counted
+            self.report(error)
 
     def _stop(self) -> None:
         if self._inputs is not None:

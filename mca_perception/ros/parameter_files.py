@@ -80,8 +80,8 @@ def _sections(tree: Any, place: str, path: str) -> Iterator[tuple[str, Mapping[s
 
 
 def _matches(pattern: str, full_name: str) -> bool:
-    parts = {"**": ".*", "*": "[^/]*"}
-    words = re.split(r"(\*\*|\*)", pattern)
+    parts = {"/**": "(/[^/]+)*", "**": ".*", "*": "[^/]*"}
+    words = re.split(r"(/\*\*|\*\*|\*)", pattern)
     return re.fullmatch("".join(parts.get(word) or re.escape(word) for word in words), full_name) is not None
 
 

@@ -78,7 +78,7 @@ class PerceptionNode(ManagedNode):
         self._depth = DepthInput(read_camera(calibration) if calibration else None)
         engine = Engine(self.parameters["model"], **self._engine_options())
         self._engines = EngineSlot(engine)
-        if problem := engine.class_problem(self.parameters["classes"]):
+        if problem := engine.class_problem(settings_from(self.parameters).classes):
             raise McaError(problem)
         engine.warm_up()
         self._outputs = Outputs(self, self.parameters)
@@ -213,7 +213,7 @@ class PerceptionNode(ManagedNode):
                 return rate_problem(engine.inspector, value)
         if name == "classes" and self._engines is not None:
             with self._engines.use() as engine:
-                return engine.class_problem(value)
+                return engine.class_problem([label for label in value if label])
         if name == "tiles":
             try:
                 Tiling.parse(value)

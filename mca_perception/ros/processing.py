@@ -42,7 +42,7 @@ def settings_from(parameters: NodeParameters) -> Settings:
     """The pipeline's settings, as the parameters are now."""
     return Settings(
         score_threshold=parameters["score_threshold"],
-        classes=tuple(parameters["classes"]),
+        classes=tuple(name for name in parameters["classes"] if name),
         top_k=parameters["top_k"],
         identify=parameters["identification"],
         reject_unknown=parameters["reject_unknown"],

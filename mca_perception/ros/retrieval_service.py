@@ -22,6 +22,7 @@ from mca_perception.retrieval.retriever import DEFAULT_TOP_N, Answer, Retriever,
 from mca_perception.retrieval.sources import open_source
 from mca_perception.retrieval.store import ImageRecord, RetrievalStore
 from mca_perception.ros.images import decode_compressed
+from mca_perception.ros.watchdog import may_take_long
 
 __all__ = ["RetrievalService", "to_document", "to_feedback"]
 
@@ -76,9 +77,10 @@ class RetrievalService:
         """
         with self._lock:
             if self._retriever is None:
-                self._retriever = open_retriever(
-                    self.store, model=self._model or None, threads=self._threads, **self._options
-                )
+                with may_take_long():
+                    self._retriever = open_retriever(
+                        self.store, model=self._model or None, threads=self._threads, **self._options
+                    )
             return self._retriever
 
     def search(self, request: SearchImages.Request, response: SearchImages.Response) -> None:
@@ -195,7 +197,8 @@ class RetrievalService:
                 model = store.meta.get("bundle", "")
         if not model:
             raise BundleError("the node has no model; start it with the parameter model")
-        return DualEncoder.from_bundle(model, threads=self._threads)
+        with may_take_long():
+            return DualEncoder.from_bundle(model, threads=self._threads)
 
     def _writing(self, folder: Path, encoder: DualEncoder) -> RetrievalStore:
         return RetrievalStore.write(

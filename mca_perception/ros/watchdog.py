@@ -12,7 +12,10 @@ from contextlib import contextmanager
 
 from mca_perception.ros.kernel_timers import EndTimer
 
-__all__ = ["Watchdog", "may_take_long", "watching"]
+__all__ = ["SHORTEST_S", "Watchdog", "may_take_long", "watching"]
+
+SHORTEST_S = 0.5
+"""An executor without work turns every 0.1 s."""
 
 _running: list[Watchdog] = []
 
@@ -43,10 +46,10 @@ def watching(limit_s: float) -> Iterator[Watchdog]:
     """Watch this process while the block runs.
 
     Args:
-        limit_s: seconds between two feedings; 0 never ends it.
+        limit_s: seconds between two feedings, at least :data:`SHORTEST_S`; 0 never ends it.
     """
     with EndTimer() as timer:
-        watchdog = Watchdog(timer, limit_s)
+        watchdog = Watchdog(timer, max(limit_s, SHORTEST_S) if limit_s else 0.0)
         watchdog.feed()
         _running.append(watchdog)
         try:

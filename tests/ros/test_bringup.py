@@ -216,7 +216,10 @@ def test_a_listener_that_is_gone_ends_the_wait(program: Callable[..., NodeDescri
         group.start([program("loud", "seq 30000; exec sleep 60")])
         with pytest.raises(BrokenPipeError):
             group.wait(30)
-    assert group.nodes[0].process.returncode == -signal.SIGINT
+    assert group.nodes[0].process.returncode in (
+        -signal.SIGINT,
+        -signal.SIGTERM,
+    )  # the first may be ignored here
 
 
 def test_the_others_go_on_without_an_optional_node(program: Callable[..., NodeDescription]) -> None:

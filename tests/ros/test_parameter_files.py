@@ -17,6 +17,8 @@ FILE = """
   ros__parameters:
     score_threshold: 0.6
     nested: {deep: {name: [a, b]}}
+/**/root:
+  ros__parameters: {below: anything}
 /*/source:
   ros__parameters: {rate_hz: 2.0}
 """
@@ -36,6 +38,8 @@ def file(tmp_path: Path) -> str:
         ("/left/source", {"top_k": 3, "score_threshold": 0.4, "rate_hz": 2.0}),
         ("/a/b/source", {"top_k": 3, "score_threshold": 0.4}),
         ("/perception", {"top_k": 3, "score_threshold": 0.4}),
+        ("/root", {"top_k": 3, "score_threshold": 0.4, "below": "anything"}),
+        ("/a/b/root", {"top_k": 3, "score_threshold": 0.4, "below": "anything"}),
     ],
 )
 def test_a_node_gets_its_sections(file: str, node: str, parameters: dict[str, object]) -> None:
