@@ -211,6 +211,17 @@ def test_what_was_published_once_for_late_subscribers_is_read(
     header.stamp.sec = next(STAMPS)
     camera.publish(to_image_message(scene("red", "green"), "rgb8", header))
     client.wait(lambda: [m for m in objects if m.header == header], what="objects of the other camera")
+    client.node.destroy_publisher(camera)
+    returned = client.node.create_publisher(Image, f"{place}/image", qos.LATCHED)
+    client.wait(returned.get_subscription_count, what="the node to find the first camera again")
+    header.stamp.sec = next(STAMPS)
+    returned.publish(to_image_message(scene("red"), "rgb8", header))
+    facts = client.perception(
+        lambda facts: int(facts["frames_processed"]) >= 3 and float(facts["silent_s"]) > 2.5,
+        "its image, and time enough for another look at its publisher",
+        namespace=place,
+    )
+    assert facts["frames_received"] == "3"  # it was heard live, and not sent again
     assert node.stop() == 0, node.output()
 
 

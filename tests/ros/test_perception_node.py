@@ -13,7 +13,7 @@ pytest.importorskip("rclpy")
 
 from builtin_interfaces.msg import Time
 from mca_perception_msgs.msg import PerceivedObjects
-from mca_perception_msgs.srv import SetContainer
+from mca_perception_msgs.srv import LoadModel, SetContainer
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
@@ -175,7 +175,7 @@ def test_live_parameters_take_effect_on_the_next_frame(node: Any, client: Any, s
 
 
 def test_only_wanted_classes_are_published(
-    start_node: Callable[..., Any], client: Any, scene: Scene, tmp_path: Path
+    start_node: Callable[..., Any], client: Any, scene: Scene, colour_bundle: Path, tmp_path: Path
 ) -> None:
     write_colour_bundle(
         tmp_path / "two", segmentation={"input_size": (96, 160), "labels": ["Object", "Parcel"]}
@@ -201,6 +201,11 @@ def test_only_wanted_classes_are_published(
         )
         client.wait(lambda number=number: len(objects) == number + 1, what="objects")
         assert len(objects[number].objects) == expected
+    only = Parameter("classes", value=["Parcel"]).to_parameter_msg()
+    client.call(SetParameters, "/choosy/perception/set_parameters", parameters=[only])
+    answer = client.call(LoadModel, "/choosy/load_model", path=str(colour_bundle))
+    assert not answer.success
+    assert "has no objects of class Parcel" in answer.message
     unknown = Parameter("classes", value=["Bottle"]).to_parameter_msg()
     (refused,) = client.call(SetParameters, "/choosy/perception/set_parameters", parameters=[unknown]).results
     assert not refused.successful
