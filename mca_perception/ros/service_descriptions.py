@@ -34,16 +34,8 @@ def crisis(arguments: Mapping[str, str]) -> list[NodeDescription]:
         LaunchError: see :func:`resolve_arguments`.
     """
     values = resolve_arguments(CRISIS_ARGUMENTS, arguments)
-    node = NodeDescription(
-        "crisis_node",
-        "/" + values["namespace"].strip("/"),
-        "crisis",
-        parameters={"model": values["model"], "heartbeat_s": heartbeat_s(values)},
-        remappings=(("posts", values["posts"]),) if values["posts"] else (),
-        respawn=values["respawn"] == "true",
-        lifecycle=True,
-    )
-    return with_parameter_file([node, *views(values, [])], values["params_file"])
+    rules = (("posts", values["posts"]),) if values["posts"] else ()
+    return _service("crisis", values, ("model",), rules)
 
 
 RETRIEVAL_ARGUMENTS = (
@@ -74,14 +66,22 @@ def retrieval(arguments: Mapping[str, str]) -> list[NodeDescription]:
         LaunchError: see :func:`resolve_arguments`.
     """
     values = resolve_arguments(RETRIEVAL_ARGUMENTS, arguments)
+    return _service("retrieval", values, ("store", "model", "back_end"))
+
+
+def _service(
+    name: str,
+    values: Mapping[str, str],
+    parameters: tuple[str, ...],
+    remappings: tuple[tuple[str, str], ...] = (),
+) -> list[NodeDescription]:
+    """The node of a service, with those arguments that are its parameters, and what looks at it."""
     node = NodeDescription(
-        "retrieval_node",
+        f"{name}_node",
         "/" + values["namespace"].strip("/"),
-        "retrieval",
-        parameters={
-            **{name: values[name] for name in ("store", "model", "back_end")},
-            "heartbeat_s": heartbeat_s(values),
-        },
+        name,
+        parameters={key: values[key] for key in parameters} | {"heartbeat_s": heartbeat_s(values)},
+        remappings=remappings,
         respawn=values["respawn"] == "true",
         lifecycle=True,
     )
