@@ -25,6 +25,9 @@ transport_p50
 
 CPU is that of the node between its first and its last result, in percent of one core. A node serves all sizes and
 encodings of its turn, small ones first: RSS is that after the case.
+
+``--awake`` keeps the cores from halting, with processes that run only when nothing else wants to. For virtual machines:
+their host may let a core that halted wait before it runs again, and that wait would be measured instead of the nodes.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +197,18 @@ def figures(sent: dict[str, Any], heard: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
+def cores_awake() -> Iterator[None]:
+    """Keep every core busy with a process of the scheduling class that gives way to all others; Linux only."""
+    spin = "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+    spinners = [subprocess.Popen([sys.executable, "-c", spin]) for _ in os.sched_getaffinity(0)]
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            end(spinner)
+
+
+@contextmanager
 def transport_of(name: str) -> Iterator[None]:
     """Let children use the shipped profile, or the middleware's defaults."""
     before = os.environ.pop(PROFILE_VARIABLE, None)
@@ -255,11 +270,15 @@ def main() -> None:
     parser.add_argument(
         "--transports", nargs="+", choices=("profile", "default"), default=["profile", "default"]
     )
+    parser.add_argument(
+        "--awake", action="store_true", help="keep the cores from halting: for virtual machines"
+    )
     options = parser.parse_args()
     os.environ["ROS_DOMAIN_ID"] = str(DOMAIN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through the clean-up of the processes
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="mca-bench-") as folder:
+    awake = cores_awake() if options.awake else nullcontext()
+    with awake, tempfile.TemporaryDirectory(prefix="mca-bench-") as folder:
         null = write_null_model(Path(folder) / "null")
         models = {"null": null, "model": Path(bundle_folder(options.model)).resolve()}
         rows = []
@@ -275,6 +294,7 @@ def main() -> None:
             ).hexdigest(),
             "frames": options.frames,
             "rate_hz": options.rate_hz,
+            "awake": options.awake,
             "load_at_start": load,
             "conversion_ms": conversions(options.repeats),
             "results": rows,
