@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -47,6 +48,21 @@ def test_drawn_rectangle_lands_where_its_box_is_mapped() -> None:
     expected = letterbox.to_input(np.array([[100, 50, 300, 150]], np.float32))[0]
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     np.testing.assert_allclose(found, expected, atol=1)
+
+
+@pytest.mark.parametrize("image_size", [(1080, 1920), (2048, 2448), (1079, 1921), (4320, 7680)])
+def test_large_images_become_their_area_averages(image_size) -> None:
+    image = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 256, (*image_size, 3), np.uint8), (0, 0), sigmaX=3
+    )
+    letterbox = Letterbox.fit(image_size, (256, 256))
+    (height, width), top, left = letterbox.resized_size, letterbox.pad_top, letterbox.pad_left
+
+    found = letterbox.apply(image)[top : top + height, left : left + width].astype(np.int16)
+
+    expected = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    assert np.abs(found - expected).mean() < 0.5
+    assert np.abs(found - expected).max() <= 4
 
 
 def test_nearest_keeps_label_values() -> None:
