@@ -20,8 +20,6 @@ __all__ = ["Inputs"]
 _IMAGE_TOPICS = ("image", "image/compressed")
 _CAMERA_INFO = "camera_info"
 
-_NOTHING, _LIVE, _LATCHED = "nothing", "live", "latched"
-
 
 class _Wanted(NamedTuple):
     """A subscription as the parameters ask for it."""
@@ -59,7 +57,7 @@ class Inputs:
         self._profile = qos.image_input(parameters["input_qos"], parameters["frame_policy"])
         self._wanted: dict[str, _Wanted] = {}
         self._latched: set[str] = set()
-        self._heard: set[str] = set()
+        self._heard: dict[str, set[bytes]] = {}
         self._subscriptions: dict[str, Any] = {}
         self._superseded: list[Any] = []
         transport = parameters["input_transport"]
@@ -84,12 +82,15 @@ class Inputs:
         """Subscribe as the publishers that are there now offer it."""
         kind, callback, profile = self._wanted[topic]
         self._latched.discard(topic)
-        if self._offers(topic) == _LATCHED:
+        if self._is_kept(topic):
             self._latched.add(topic)
             profile = qos.latched(profile)
 
-        def receive(message: Any) -> None:
-            self._heard.add(topic)
+        heard = self._heard.setdefault(topic, set())
+
+        def receive(message: Any, info: Mapping[str, Any]) -> None:
+            if publisher := info.get("publisher_gid"):  # ROS 2 Jazzy does not tell
+                heard.add(publisher["data"])
             callback(message)
 
         self._subscriptions[topic] = self._node.create_subscription(
@@ -100,17 +101,16 @@ class Inputs:
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=partial(self._on_mismatch, topic)),
         )
 
-    def _offers(self, topic: str) -> str:
+    def _is_kept(self, topic: str) -> bool:
         """Whether all publishers keep messages for late subscribers, which a subscription has to ask for."""
         if not (topic == _CAMERA_INFO or (topic in _IMAGE_TOPICS and self._automatic)):
-            return _LIVE
-        offers = [p.qos_profile for p in self._node.get_publishers_info_by_topic(self._name(topic))]
-        kept = (
+            return False
+        offers = [publisher.qos_profile for publisher in self._publishers(topic)]
+        return bool(offers) and all(
             offer.durability == DurabilityPolicy.TRANSIENT_LOCAL
             and offer.reliability == ReliabilityPolicy.RELIABLE
             for offer in offers
         )
-        return _NOTHING if not offers else _LATCHED if all(kept) else _LIVE
 
     def _on_mismatch(self, topic: str, event: Any) -> None:
         policy = QoSPolicyKind(event.last_policy_kind)
@@ -134,16 +134,20 @@ class Inputs:
     def _follow(self) -> None:
         """Read what publishers keep for late subscribers, and stop that when one comes that does not.
 
-        Who hears a publisher live has missed nothing, and would get the last messages twice.
+        Whoever has heard all publishers live has missed nothing, and would get their last messages twice.
         """
         for topic in self._wanted:
-            offers = self._offers(topic)
-            if offers == _NOTHING:
-                self._heard.discard(topic)
-            missed = offers == _LATCHED and topic not in self._latched and topic not in self._heard
-            if missed or (offers == _LIVE and topic in self._latched):
+            publishers = {bytes(publisher.endpoint_gid) for publisher in self._publishers(topic)}
+            if not publishers:
+                continue
+            heard, latched, kept = self._heard[topic], topic in self._latched, self._is_kept(topic)
+            heard &= publishers
+            if (latched and not kept) or (kept and not latched and heard != publishers):
                 self._node.destroy_subscription(self._subscriptions.pop(topic))
                 self._connect(topic)
+
+    def _publishers(self, topic: str) -> list[Any]:
+        return list(self._node.get_publishers_info_by_topic(self._name(topic)))
 
     def _mismatch(self, topic: str, what: str, remedy: str) -> str:
         return f"{self._name(topic)}: the publisher's {what} does not match; {remedy}"
@@ -160,7 +164,7 @@ class Inputs:
             for topic in self._image_topics()
             if any(
                 publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
-                for publisher in self._node.get_publishers_info_by_topic(self._name(topic))
+                for publisher in self._publishers(topic)
             )
         ]
 
