@@ -42,6 +42,8 @@ from mca_perception.ros.web_view import WebView
 NAMESPACE = "/perception"
 MODEL = "models/nano"
 SEED, TOTES, PRODUCTS = 90_001, 16, 60
+RATE_HZ = 2.0
+"""Slow enough for the view to get every message of a frame: it drops what is old."""
 LIMIT_S = 300.0
 MOST_BYTES = 300_000
 
@@ -82,7 +84,15 @@ def record(source: Path, gallery: Path, target: Path) -> None:
     node = rclpy.create_node("_doc_pictures")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    nodes = armbench({"source": str(source), "gallery": str(gallery), "model": MODEL, "tracking": "false"})
+    nodes = armbench(
+        {
+            "source": str(source),
+            "gallery": str(gallery),
+            "model": MODEL,
+            "rate_hz": str(RATE_HZ),
+            "tracking": "false",
+        }
+    )
     with (
         foxglove.open_mcap(target, writer_options=MCAPWriteOptions(profile="ros2")),
         ProcessGroup(on_line=lambda name, line: print(f"[{name}] {line}")) as group,
