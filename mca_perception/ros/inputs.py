@@ -89,7 +89,7 @@ class Inputs:
         heard = self._heard.setdefault(topic, set())
 
         def receive(message: Any, info: Mapping[str, Any]) -> None:
-            if publisher := info.get("publisher_gid"):  # ROS 2 Jazzy does not tell
+            if publisher := info.get("publisher_gid"):  # told since rclpy 9.1.1
                 heard.add(publisher["data"])
             callback(message)
 
