@@ -129,7 +129,8 @@ def test_every_dependency_is_pinned() -> None:
         for requirement in requirements
         if 'extra == "ros' not in str(requirement.marker) and not requirement.name.startswith("types-")
     }
-    assert names - pins == set()
+    # An extra may take in another one of this package: its requirements are listed here as well.
+    assert names - {"mca-perception"} - pins == set()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
