@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ class Inputs:
         """Subscribe as the publishers that are there now offer it."""
         kind, callback, profile = self._wanted[topic]
         self._latched.discard(topic)
-        if self._is_kept(topic):
+        if self._is_kept(topic, self._publishers(topic)):
             self._latched.add(topic)
             profile = qos.latched(profile)
 
@@ -101,11 +101,11 @@ class Inputs:
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=partial(self._on_mismatch, topic)),
         )
 
-    def _is_kept(self, topic: str) -> bool:
+    def _is_kept(self, topic: str, publishers: Sequence[Any]) -> bool:
         """Whether all publishers keep messages for late subscribers, which a subscription has to ask for."""
         if not (topic == _CAMERA_INFO or (topic in _IMAGE_TOPICS and self._automatic)):
             return False
-        offers = [publisher.qos_profile for publisher in self._publishers(topic)]
+        offers = [publisher.qos_profile for publisher in publishers]
         return bool(offers) and all(
             offer.durability == DurabilityPolicy.TRANSIENT_LOCAL
             and offer.reliability == ReliabilityPolicy.RELIABLE
@@ -137,12 +137,14 @@ class Inputs:
         Whoever has heard all publishers live has missed nothing, and would get their last messages twice.
         """
         for topic in self._wanted:
-            publishers = {bytes(publisher.endpoint_gid) for publisher in self._publishers(topic)}
+            publishers = self._publishers(topic)
             if not publishers:
                 continue
-            heard, latched, kept = self._heard[topic], topic in self._latched, self._is_kept(topic)
-            heard &= publishers
-            if (latched and not kept) or (kept and not latched and heard != publishers):
+            heard, latched = self._heard[topic], topic in self._latched
+            kept = self._is_kept(topic, publishers)
+            present = {bytes(publisher.endpoint_gid) for publisher in publishers}
+            heard &= present
+            if (latched and not kept) or (kept and not latched and heard != present):
                 self._node.destroy_subscription(self._subscriptions.pop(topic))
                 self._connect(topic)
 
