@@ -5,6 +5,8 @@ Run it with ``python -m mca_perception.ros.defects_node --ros-args -p model:=mod
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mca_perception_msgs.msg import PerceivedObject, PerceivedObjects
@@ -30,7 +32,7 @@ class DefectsNode(ObjectNode):
         self._service_thread: ServiceThread | None = None
         super().__init__("defects", **options)
 
-    def _missing(self, engine: Engine) -> str:
+    def _model_problem(self, engine: Engine) -> str:
         return "" if engine.inspector else f"model {engine.model} has no defect head; choose one that has"
 
     def _offer(self, engines: EngineSlot) -> None:
@@ -46,11 +48,14 @@ class DefectsNode(ObjectNode):
         for i, message in enumerate(messages):
             message.defect = defect_of(found, i, rule)
 
-    def _published(self, message: PerceivedObjects, found: Found) -> None:
+    def _beside(self, message: PerceivedObjects, found: Found) -> Sequence[Callable[[], object]]:
         assert self._alarms is not None
         assert self._engines is not None
-        self._alarms.publish(message)
-        self._alarms.explain(found.image, found.objects, message.header, self._engines)
+        return (
+            partial(self._alarms.publish, message),
+            *super()._beside(message, found),
+            partial(self._alarms.explain, found.image, found.objects, message.header, self._engines),
+        )
 
     def _refuse(self, name: str, value: Any) -> str:
         """Why a parameter cannot have a value that lies within its limits."""

@@ -34,7 +34,7 @@ class IdentificationNode(ObjectNode):
     def _engine_options(self) -> dict[str, Any]:
         return {**super()._engine_options(), "gallery": self.parameters["gallery"]}
 
-    def _missing(self, engine: Engine) -> str:
+    def _model_problem(self, engine: Engine) -> str:
         if engine.pipeline.bundle.manifest.identification is None:
             return f"model {engine.model} does not identify; choose one that does"
         return (
@@ -51,6 +51,10 @@ class IdentificationNode(ObjectNode):
 
     def _container(self) -> Container:
         return self._container_service.container if self._container_service else NO_CONTAINER
+
+    def _on_model(self) -> None:
+        if self._container_service is not None:
+            self._container_service.recount()
 
     def _settings(self) -> Settings:
         return Settings(top_k=self.parameters["top_k"], reject_unknown=self.parameters["reject_unknown"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 
-from mca_perception.errors import InvalidImageError, McaError
+from mca_perception.errors import InvalidImageError
 from mca_perception.objects import Objects
 from mca_perception.ros import qos
+from mca_perception.ros.annotations import Annotations
 from mca_perception.ros.conversions import stamp_ns
 from mca_perception.ros.diagnostics import PERIOD_S, drops_in, perception_status, read_status
 from mca_perception.ros.engine import Engine, EngineSlot, Settings
@@ -31,7 +32,8 @@ from mca_perception.ros.frame_policy import DEACTIVATED, FrameQueue
 from mca_perception.ros.frames import NO_CONTAINER, Container, FrameWorkers
 from mca_perception.ros.images import decode_compressed, decode_image
 from mca_perception.ros.inputs import Inputs
-from mca_perception.ros.managed_node import LOG_EVERY_S, ManagedNode, transition
+from mca_perception.ros.managed_node import LOG_EVERY_S, transition
+from mca_perception.ros.model_node import ModelNode
 from mca_perception.ros.processing import guarded
 from mca_perception.ros.stamp_matching import StampMatcher
 
@@ -54,18 +56,20 @@ class _Picture(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was found in a frame's image, and how long it took, in all and by step."""
+    """What was found in a frame's image, within which container, and how long it took, in all and by step."""
 
     image: NDArray[np.uint8]
     objects: Objects
+    container: Container
     spent_ms: float
     steps_ms: Mapping[str, float]
 
 
-class ObjectNode(ManagedNode):
+class ObjectNode(ModelNode):
     """Reads ``image`` (or ``image/compressed``), ``segmented/objects`` and ``segmented/instance_mask`` of one stamp.
 
-    What comes out on ``objects`` is what came in, with the fields that the node fills.
+    What comes out on ``objects`` is what came in, with the fields that the node fills. ``detections`` and the overlay
+    show all that is known by then.
     """
 
     def __init__(
@@ -78,10 +82,11 @@ class ObjectNode(ManagedNode):
             turns: entered to take objects and work on them, where several nodes of a process share the model.
             options: of the lifecycle node.
         """
-        self._engines: EngineSlot | None = None
         super().__init__(name, role="perception", **options)
         self._turns = turns
         self._output: Any = None
+        self._annotations: Annotations | None = None
+        self._latest: Found | None = None
         self._inputs: Inputs | None = None
         self._matcher: StampMatcher | None = None
         self._frames: FrameQueue[dict[str, Any]] | None = None
@@ -102,36 +107,32 @@ class ObjectNode(ManagedNode):
     def _fill(self, messages: list[PerceivedObject], found: Objects, engine: Engine) -> None:
         """Write what is known of the objects into their messages."""
 
-    def _published(self, message: PerceivedObjects, found: Found) -> None:
-        """The message of a frame has gone out."""
+    def _beside(self, message: PerceivedObjects, found: Found) -> Sequence[Callable[[], object]]:
+        """What is published of a frame beside its objects."""
+        assert self._annotations is not None
+        return (
+            partial(self._annotations.publish_detections, found.objects, message.header),
+            partial(self._annotations.publish_overlay, found.image, found.objects, message.header),
+        )
 
     def _container(self) -> Container:
         """What limits the products."""
         return NO_CONTAINER
 
-    def _missing(self, engine: Engine) -> str:
-        """What the model or the gallery lacks for this node; empty for nothing."""
-        return ""
-
     @transition("inactive")
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load bundle and gallery."""
-        engine = Engine(self.parameters["model"], **self._engine_options())
-        self._engines = EngineSlot(engine)
-        if problem := self._missing(engine):
-            raise McaError(problem)
+        engines = self._open_model()
         self._output = self.create_lifecycle_publisher(PerceivedObjects, "objects", qos.RESULTS)
-        self._offer(self._engines)
-        self.get_logger().info(f"model {engine.model} on {engine.choice}")
+        self._annotations = Annotations(self, self.parameters)
+        self._offer(engines)
         return super().on_configure(state)
 
-    def _engine_options(self) -> dict[str, Any]:
-        return {
-            "session": self.parameters["session"],
-            "parallel": self.parameters["parallel_frames"],
-            "threads": self.parameters["threads"],
-            "on_state": self.tell,
-        }
+    def _trial(self) -> Callable[[Engine], Objects] | None:
+        found, settings = self._latest, self._settings()
+        if found is None:
+            return None
+        return lambda engine: engine.look_closer(found.image, found.objects, found.container, settings)
 
     @transition("active")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -192,7 +193,7 @@ class ObjectNode(ManagedNode):
                 message.model = f"{message.model} {engine.model}".strip()
             self._fill(message.objects, found, engine)
         message.container_id = container.container_id or message.container_id
-        return Found(image, found, (time.perf_counter() - started) * 1e3, found.timings_ms)
+        return Found(image, found, container, (time.perf_counter() - started) * 1e3, found.timings_ms)
 
     def _publish(
         self, message: PerceivedObjects, found: Found | None, frames: FrameQueue[dict[str, Any]]
@@ -212,10 +213,12 @@ class ObjectNode(ManagedNode):
         self._statistics.count_processed(
             latency_ms=latency, processing_ms=found.spent_ms, steps_ms=found.steps_ms
         )
-        try:
-            self._published(message, found)
-        except Exception as error:  # the objects are out and counted
-            self.report(error)
+        self._latest = found
+        for publish in self._beside(message, found):
+            try:
+                publish()
+            except Exception as error:  # the objects are out and counted
+                self.report(error)
 
     def _stop(self) -> None:
         if self._inputs is not None:
@@ -226,15 +229,16 @@ class ObjectNode(ManagedNode):
             self._matcher = None
         if self._workers is not None:
             self._workers.stop()
-            self._workers = self._frames = None
+            self._workers = self._frames = self._latest = None
 
     def _release(self) -> None:
         if self._output is not None:
             self.destroy_lifecycle_publisher(self._output)
             self._output = None
-        if self._engines is not None:
-            self._engines.close()
-            self._engines = None
+        if self._annotations is not None:
+            self._annotations.close()
+            self._annotations = None
+        super()._release()
 
     def _facts(self) -> dict[str, Any]:
         """Further keys and values for the diagnostics."""
@@ -262,6 +266,8 @@ class ObjectNode(ManagedNode):
                 facts |= engine.facts()
         if self._output is not None:
             facts["objects_subscribers"] = self._output.get_subscription_count()
+        if self._annotations is not None:
+            facts |= self._annotations.facts()
         own, before = self._statistics.snapshot(), self._dropped_before
         counts = replace(own, received=own.received + sum(before.values()), drops={**before, **own.drops})
         self._diagnostics.publish(*perception_status(self.state, counts, {**facts, **self._facts()}))
@@ -269,6 +275,8 @@ class ObjectNode(ManagedNode):
 
 def objects_of(message: PerceivedObjects, mask: Image) -> Objects:
     """The objects that a message and the instance mask of the same stamp describe, in the message's order.
+
+    Ids that last, and the products that are known, come along; what was found out about defects does not.
 
     Args:
         message: the objects.
@@ -298,7 +306,23 @@ def objects_of(message: PerceivedObjects, mask: Image) -> Objects:
         label_names=names,
         instance_mask=_pixels(mask),
         instance_ids=ids,
+        track_ids=np.array([entry.id for entry in entries], np.int64),
+        **_products(entries),
     )
+
+
+def _products(entries: Sequence[PerceivedObject]) -> dict[str, Any]:
+    """Products of objects, as the fields of :class:`.Objects` have them; none when no object has any."""
+    most = max((len(entry.products) for entry in entries), default=0)
+    if not most:
+        return {}
+    scores = np.full((len(entries), most), np.nan, np.float32)
+    for i, entry in enumerate(entries):
+        scores[i, : len(entry.products)] = [product.score for product in entry.products]
+    return {
+        "product_ids": [tuple(product.product_id for product in entry.products) for entry in entries],
+        "product_scores": scores,
+    }
 
 
 def _corners(entry: PerceivedObject) -> tuple[float, float, float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +9,15 @@ import numpy as np
 from mca_perception_msgs.msg import FrameTiming, PerceivedObjects
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Float64, Header
-from vision_msgs.msg import Detection2DArray, Detection3DArray, LabelInfo
+from vision_msgs.msg import Detection3DArray, LabelInfo
 
 from mca_perception.objects import Objects
 from mca_perception.pipeline.surfaces import Surface
 from mca_perception.ros import conversions, qos
+from mca_perception.ros.annotations import Annotations
 from mca_perception.ros.defect_alarms import DefectAlarms
-from mca_perception.ros.images import to_compressed_message
-from mca_perception.ros.overlay import draw_overlay
 from mca_perception.ros.parameters import NodeParameters
 
 __all__ = ["Outputs"]
@@ -29,22 +27,20 @@ class Outputs:
     """Lifecycle publishers of the perception node; silent while it is not active.
 
     Attributes:
+        annotations: detections and overlay.
         alarms: the objects that something is wrong with.
     """
 
     def __init__(self, node: LifecycleNode, parameters: NodeParameters) -> None:
         self._node = node
         self._parameters = parameters
-        self._next_overlay = 0.0
-        self._overlays_drawn = 0
         create = node.create_lifecycle_publisher
         self._objects = create(PerceivedObjects, "objects", qos.RESULTS)
-        self._detections = create(Detection2DArray, "detections", qos.RESULTS)
         self._mask = create(Image, "instance_mask", qos.IMAGE_OUTPUT)
         self._label_info = create(LabelInfo, "label_info", qos.LATCHED)
-        self._overlay = create(CompressedImage, "overlay/compressed", qos.IMAGE_OUTPUT)
         self._detections_3d = create(Detection3DArray, "detections_3d", qos.RESULTS)
         self._points = create(PointCloud2, "object_points", qos.IMAGE_OUTPUT)
+        self.annotations = Annotations(node, parameters)
         self.alarms = DefectAlarms(node)
         self._debug = {
             name: create(Float64, f"debug/{name}_ms", qos.RESULTS)
@@ -91,11 +87,6 @@ class Outputs:
     # Without asking who listens the middleware would serialise and keep messages for nobody: 12 MB of copies for a
     # mask of 1080p.
 
-    def publish_detections(self, objects: Objects, header: Header) -> None:
-        """Publish the objects as detections, if somebody listens."""
-        if self._detections.get_subscription_count():
-            self._detections.publish(conversions.to_detections(objects, header))
-
     def publish_mask(self, objects: Objects, header: Header) -> None:
         """Publish the instance mask, if it is wanted and somebody listens."""
         if self._parameters["publish_mask"] and self._mask.get_subscription_count():
@@ -125,37 +116,19 @@ class Outputs:
             if self._debug[name].get_subscription_count():
                 self._debug[name].publish(Float64(data=value))
 
-    def publish_overlay(self, image: NDArray[np.uint8], objects: Objects, header: Header) -> bool:
-        """Draw and publish the overlay, unless nobody listens or the last one is too recent.
-
-        Returns:
-            Whether it was drawn.
-        """
-        now = time.monotonic()
-        if not self._overlay.get_subscription_count() or now < self._next_overlay:
-            return False
-        rate = self._parameters["overlay_rate_hz"]
-        self._next_overlay = now + 1 / rate if rate else 0.0
-        self._overlays_drawn += 1
-        picture = draw_overlay(image, objects, max_side=self._parameters["overlay_max_side"])
-        self._overlay.publish(
-            to_compressed_message(picture, header, quality=self._parameters["overlay_quality"])
-        )
-        return True
-
     def facts(self) -> dict[str, Any]:
         """Keys and values for the diagnostics: who listens, and what was drawn for them."""
         return {
             "objects_subscribers": self._objects.get_subscription_count(),
-            "overlay_subscribers": self._overlay.get_subscription_count(),
-            "overlays_drawn": self._overlays_drawn,
+            **self.annotations.facts(),
         }
 
     def close(self) -> None:
         """Destroy the publishers."""
         for publisher in (
-            *(self._objects, self._detections, self._mask, self._label_info, self._overlay),
+            *(self._objects, self._mask, self._label_info),
             *(self._detections_3d, self._points, *self._debug.values()),
         ):
             self._node.destroy_lifecycle_publisher(publisher)
+        self.annotations.close()
         self.alarms.close()

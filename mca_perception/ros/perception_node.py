@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
-from rclpy.parameter import Parameter
 
-from mca_perception.errors import McaError
+from mca_perception.objects import Objects
 from mca_perception.pipeline import Tiling
 from mca_perception.pipeline.camera_files import read_camera
 from mca_perception.ros.container_service import ContainerService
@@ -26,10 +26,9 @@ from mca_perception.ros.frame_policy import FrameQueue
 from mca_perception.ros.frames import FrameWorkers, Intake, PendingFrame
 from mca_perception.ros.gallery_services import GalleryServices
 from mca_perception.ros.inputs import Inputs
-from mca_perception.ros.managed_node import LOG_EVERY_S, ManagedNode, run_managed, transition
-from mca_perception.ros.model_swap import ModelSwap
+from mca_perception.ros.managed_node import LOG_EVERY_S, run_managed, transition
+from mca_perception.ros.model_node import ModelNode
 from mca_perception.ros.outputs import Outputs
-from mca_perception.ros.parameters import ParameterSpec
 from mca_perception.ros.pick_services import PickServices
 from mca_perception.ros.processing import FrameProcessor, Perceived, settings_from
 from mca_perception.ros.service_threads import ServiceThread
@@ -39,7 +38,7 @@ __all__ = ["PerceptionNode", "main"]
 _WATCH_S = 0.1
 
 
-class PerceptionNode(ManagedNode):
+class PerceptionNode(ModelNode):
     """Perceives objects in images; see ``docs/ros.md`` for topics, services and parameters."""
 
     def __init__(
@@ -52,8 +51,6 @@ class PerceptionNode(ManagedNode):
             batch: rows of several nodes of a process that go through a graph at once.
             options: of the lifecycle node.
         """
-        self._engines: EngineSlot | None = None
-        self._is_switching = False
         super().__init__("perception", **options)
         self._turns = turns
         self._batch = batch
@@ -64,7 +61,7 @@ class PerceptionNode(ManagedNode):
         self._processor: FrameProcessor | None = None
         self._inputs: Inputs | None = None
         self._container: ContainerService | None = None
-        self._service_threads: list[ServiceThread] = []
+        self._service_thread: ServiceThread | None = None
         self._reported: tuple[Any, ...] = ()
         self._next_report = 0.0
         self.create_timer(_WATCH_S, self._watch)
@@ -76,30 +73,24 @@ class PerceptionNode(ManagedNode):
         """Load bundle and gallery."""
         calibration = self.parameters["camera_info_file"]
         self._depth = DepthInput(read_camera(calibration) if calibration else None)
-        engine = Engine(self.parameters["model"], **self._engine_options())
-        self._engines = EngineSlot(engine)
-        if problem := engine.class_problem(settings_from(self.parameters).classes):
-            raise McaError(problem)
-        engine.warm_up()
+        engines = self._open_model()
+        with engines.use() as engine:
+            engine.warm_up()
         self._outputs = Outputs(self, self.parameters)
-        self._offer_services(self._engines)
-        self.get_logger().info(f"model {engine.model} on {engine.choice}")
+        self._offer_services(engines)
         return super().on_configure(state)
 
     def _engine_options(self) -> dict[str, Any]:
-        options = {name: self.parameters[name] for name in ("gallery", "session", "providers")}
-        return {
-            **options,
-            "batch": self._batch,
-            "parallel": self.parameters["parallel_frames"],
-            "threads": self.parameters["threads"],
-            "on_state": self.tell,
-        }
+        options = {name: self.parameters[name] for name in ("gallery", "providers")}
+        return {**super()._engine_options(), **options, "batch": self._batch}
+
+    def _model_problem(self, engine: Engine) -> str:
+        problem = engine.class_problem(settings_from(self.parameters).classes)
+        return f"{problem}; set `classes` first" if problem else ""
 
     def _offer_services(self, engines: EngineSlot) -> None:
         self._container = container = ContainerService(self, engines, report=self.report)
-        services, loader = (ServiceThread(self, name, report=self.report) for name in ("services", "loader"))
-        self._service_threads = [services, loader]
+        self._service_thread = services = ServiceThread(self, "services", report=self.report)
         GalleryServices(services, engines, changed=container.recount)
         PickServices(
             services,
@@ -108,15 +99,6 @@ class PerceptionNode(ManagedNode):
             settings=lambda: settings_from(self.parameters),
         )
         InspectionServices(services, engines, rate=lambda: float(self.parameters["defect_fpr"]))
-        ModelSwap(
-            loader,
-            engines,
-            options=self._engine_options,
-            frame=lambda: self._processor.last_image if self._processor else None,
-            container=lambda: container.container,
-            settings=lambda: settings_from(self.parameters),
-            switched=self._hand_over,
-        )
 
     @transition("active")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -167,18 +149,16 @@ class PerceptionNode(ManagedNode):
             self._workers = self._processor = self._frames = None
 
     def _release(self) -> None:
-        for thread in self._service_threads:
-            thread.close()
-        self._service_threads.clear()
+        if self._service_thread is not None:
+            self._service_thread.close()
+            self._service_thread = None
         if self._container is not None:
             self._container.close()
             self._container = None
         if self._outputs is not None:
             self._outputs.close()
             self._outputs = None
-        if self._engines is not None:
-            self._engines.close()
-            self._engines = None
+        super()._release()
 
     def _log_drop(self, cause: str, reason: str) -> None:
         self.get_logger().warning(f"frame dropped ({cause}): {reason}", throttle_duration_sec=LOG_EVERY_S)
@@ -188,24 +168,17 @@ class PerceptionNode(ManagedNode):
 
     # Services, parameters, diagnostics
 
-    def _hand_over(self, path: str, change: str) -> None:
-        """Another model has taken over: pass it on to the executor's thread."""
-        if self.executor is not None:
-            self.executor.create_task(self._on_switch, path, change)
+    def _trial(self) -> Callable[[Engine], Objects] | None:
+        image = self._processor.last_image if self._processor else None
+        if image is None or self._container is None:
+            return None
+        container, settings = self._container.container, settings_from(self.parameters)
+        return lambda engine: engine.perceive(image, container, settings)
 
-    def _on_switch(self, path: str, change: str) -> None:
-        if self._engines is None:  # cleaned up meanwhile
-            return
-        self._is_switching = True
-        self.set_parameters([Parameter("model", value=path)])
-        self._is_switching = False
+    def _on_model(self) -> None:
         if self._container is not None:
             self._container.recount()
         self._publish_labels()
-        self.get_logger().info(change)
-
-    def _may_set(self, spec: ParameterSpec) -> bool:
-        return super()._may_set(spec) or self._is_switching
 
     def _refuse(self, name: str, value: Any) -> str:
         if name == "defect_fpr" and self._engines is not None:

@@ -215,11 +215,11 @@ class FrameProcessor:
         }
         for name, publish in (
             ("alarms", partial(outputs.alarms.publish, message)),
-            ("detections", partial(outputs.publish_detections, objects, header)),
+            ("detections", partial(outputs.annotations.publish_detections, objects, header)),
             ("instance_mask", partial(outputs.publish_mask, objects, header)),
             ("detections_3d", partial(outputs.publish_detections_3d, objects, surfaces, header)),
             ("object_points", partial(outputs.publish_points, image, objects, surfaces, header)),
-            ("overlay", partial(outputs.publish_overlay, image, objects, header)),
+            ("overlay", partial(outputs.annotations.publish_overlay, image, objects, header)),
             ("heat map", partial(outputs.alarms.explain, image, objects, header, self._engines)),
             ("debug", partial(outputs.publish_latencies, latencies)),
         ):

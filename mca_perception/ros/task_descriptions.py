@@ -23,27 +23,27 @@ _PARAMETERS = {
     "defects": _COMMON,
 }
 
+_ANNOTATIONS = ("detections", "overlay/compressed")
 _PRODUCTS = ("set_container", "identify_pick", "add_product", "remove_product", "gallery_info")
 _DEFECTS = ("inspect_pick", "alarms", "alarms/heat_map/compressed")
 _OFFERED = {
     "segmentation": (
         *(
             "instance_mask",
-            "detections",
+            *_ANNOTATIONS,
             "detections_3d",
             "object_points",
-            "overlay/compressed",
             "label_info",
         ),
         *(f"debug/{figure}_ms" for figure in ("cyclic", "processing", "pipeline")),
         *_PRODUCTS,
         *_DEFECTS,
     ),
-    "identification": _PRODUCTS,
-    "defects": _DEFECTS,
+    "identification": (*_ANNOTATIONS, *_PRODUCTS),
+    "defects": (*_ANNOTATIONS, *_DEFECTS),
 }
 """Topics and services in the namespace itself, unless a later task offers them. ``objects`` chain, so they are of the
-last task there; ``load_model`` exchanges the model of one node, which its name has to tell."""
+last task there."""
 
 
 def task_descriptions(
@@ -92,6 +92,8 @@ def task_descriptions(
         taken = {name for other in later for name in _OFFERED[other]}
         if later:
             rules += tuple((name, f"{base}/{name}") for name in _OFFERED[task] if name not in taken)
+        # It exchanges the model of one node, which its name has to tell.
+        rules += (("load_model", f"{base}/{task}/load_model"),)
         place = f"{base}/{task}" if later else namespace
         nodes.append(NodeDescription(executable, place, task, parameters, rules, lifecycle=True))
     return nodes

@@ -96,3 +96,15 @@ def test_memory_of_a_gpu_is_told_where_the_model_runs_on_one(colour_bundle: Path
     assert not [name for name in Engine(colour_bundle, session="onnxruntime-cpu").facts() if "gpu" in name]
     memory = gpu_memory()
     assert memory is None or 0 < memory[0] < memory[1]
+
+
+def test_frames_of_which_none_is_processed_are_no_good_sign() -> None:
+    statistics = Statistics()
+    for cause in ("superseded", "incomplete"):
+        statistics.count_received(1)
+        statistics.count_drop(cause)
+    level, message, _ = perception_status("active", statistics.snapshot(), {})
+    assert level == DiagnosticStatus.WARN
+    assert message == "2 frames received, none processed; dropped: incomplete 1, superseded 1"
+    statistics.count_processed(latency_ms=1, processing_ms=1)
+    assert perception_status("active", statistics.snapshot(), {})[0] == DiagnosticStatus.OK

@@ -167,7 +167,7 @@ def test_an_empty_path_is_refused(node: Any, client: Any) -> None:
     assert "path is empty" in answer.message
 
 
-def objects_at(*boxes: list[float]) -> Objects:
+def objects_at(*boxes: list[float], **fields: Any) -> Objects:
     return Objects(
         image_size=(100, 100),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
@@ -175,6 +175,7 @@ def objects_at(*boxes: list[float]) -> Objects:
         labels=np.zeros(len(boxes), np.int64),
         label_names=("Object",),
         timings_ms={"total": 10.0 * len(boxes)},
+        **fields,
     )
 
 
@@ -188,3 +189,23 @@ def objects_at(*boxes: list[float]) -> Objects:
 )
 def test_two_models_are_compared_in_a_line(before: Any, after: Any, text: str) -> None:
     assert text in compare(objects_at(*before), objects_at(*after))
+
+
+def known_as(*products: str, conditions: list[list[float]]) -> dict[str, Any]:
+    """Fields of objects that are one product each, or none, and in a condition."""
+    return {
+        "product_ids": [(product,) if product else () for product in products],
+        "product_scores": np.array([[0.5 if product else np.nan] for product in products], np.float32),
+        "defects": np.array(conditions, np.float32),
+    }
+
+
+def test_what_two_models_say_of_the_same_objects_is_compared() -> None:
+    here, there, gone = [0.0, 0, 10, 10], [50.0, 50, 60, 60], [80.0, 80, 90, 90]
+    fine, opened = [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]
+    before = objects_at(here, there, gone, **known_as("A", "", "C", conditions=[fine, fine, opened]))
+    after = objects_at(there, here, **known_as("", "B", conditions=[opened, fine]))
+    line = compare(before, after)
+    assert "2 objects against 3, 2 of them the same (boxes overlap by 0.5)" in line
+    assert ", 1 with the same product, 1 in the same condition;" in line
+    assert compare(objects_at(here), after).count(",") == 1  # the first model knew neither

@@ -17,10 +17,11 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from mca_perception.objects import Objects
 from mca_perception.ros import conversions, qos
+from mca_perception.ros.annotations import Annotations
 from mca_perception.ros.depth_input import DepthInput
 from mca_perception.ros.frames import Container, PendingFrame
 from mca_perception.ros.outputs import Outputs
-from mca_perception.ros.parameters import load_schema
+from mca_perception.ros.parameters import NodeParameters, load_schema
 from mca_perception.ros.processing import FrameProcessor, Perceived
 from mca_perception.ros.statistics import Statistics
 
@@ -61,7 +62,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def publish(outputs: Outputs) -> None:
     objects = Objects.empty(SIZE, ("item",), instance_mask=np.zeros(SIZE, np.uint16))
     outputs.publish_objects(objects, FRAME, received_ns=0, queue_ms=0.0, surfaces=[])
-    outputs.publish_detections(objects, FRAME.header)
+    outputs.annotations.publish_detections(objects, FRAME.header)
     outputs.publish_mask(objects, FRAME.header)
     outputs.publish_detections_3d(objects, [], FRAME.header)
 
@@ -109,14 +110,23 @@ def test_messages_are_built_for_those_who_listen(
         outputs.close()
 
 
-class HungryOutputs(Outputs):
-    """No memory is left for what comes beside the objects."""
-
-    def publish_mask(self, objects: Objects, header: Header) -> None:
-        raise MemoryError("no room for the mask")
+class HungryAnnotations(Annotations):
+    """No memory is left for overlays."""
 
     def publish_overlay(self, *arguments: Any) -> bool:
         raise MemoryError("no room for the overlay")
+
+
+class HungryOutputs(Outputs):
+    """No memory is left for what comes beside the objects."""
+
+    def __init__(self, node: LifecycleNode, parameters: NodeParameters) -> None:
+        super().__init__(node, parameters)
+        self.annotations.close()
+        self.annotations = HungryAnnotations(node, parameters)
+
+    def publish_mask(self, objects: Objects, header: Header) -> None:
+        raise MemoryError("no room for the mask")
 
 
 def test_what_fails_beside_the_objects_costs_no_frame(node: LifecycleNode) -> None:

@@ -13,29 +13,23 @@ from numpy.typing import NDArray
 
 pytest.importorskip("rclpy")
 
-from diagnostic_msgs.msg import DiagnosticStatus
 from mca_perception_msgs.msg import PerceivedObjects
-from mca_perception_msgs.srv import AddProduct, IdentifyPick, InspectPick, SetContainer
-from rclpy.duration import Duration
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from mca_perception_msgs.srv import IdentifyPick, InspectPick, LoadModel, SetContainer
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Float64, Header
+from std_msgs.msg import Float64
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
-from mca_perception.errors import InvalidImageError
 from mca_perception.identification import Gallery
 from mca_perception.pipeline import PerceptionPipeline
 from mca_perception.ros import qos
-from mca_perception.ros.conversions import FrameInfo, to_instance_mask, to_perceived_objects
 from mca_perception.ros.descriptions import LaunchError, armbench
-from mca_perception.ros.diagnostics import drops_in, perception_status
+from mca_perception.ros.diagnostics import drops_in
 from mca_perception.ros.images import to_image_message
-from mca_perception.ros.object_node import objects_of
 from mca_perception.ros.parameters import load_schema
 from mca_perception.ros.processes import ProcessGroup
-from mca_perception.ros.statistics import Statistics
 from mca_perception.ros.task_descriptions import task_descriptions
-from tests.support.bundles import write_inspecting_bundle
+from tests.support.bundles import write_colour_bundle, write_inspecting_bundle
+from tests.support.messages import products, stamped
 
 pytestmark = pytest.mark.xdist_group("test_tasks_node")
 
@@ -47,69 +41,6 @@ def inspecting_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "inspecting"
     write_inspecting_bundle(folder)
     return folder
-
-
-def stamped(seconds: int) -> Header:
-    header = Header(frame_id="camera")
-    header.stamp.sec = seconds
-    return header
-
-
-def perceived(bundle: Path, image: NDArray[np.uint8], gallery: Path | None = None) -> Any:
-    """What the pipeline says, as the message and the mask that the perception node would publish."""
-    pipeline = PerceptionPipeline.from_bundle(bundle)
-    if gallery is not None:
-        pipeline.gallery = Gallery.open(gallery, model=pipeline.bundle.embedding_fingerprint, create=False)
-    objects = pipeline.perceive(image)
-    frame = FrameInfo(stamped(1), "", "", 0)
-    return objects, to_perceived_objects(objects, frame, PerceivedObjects().timing)
-
-
-def test_objects_survive_the_way_through_their_messages(colour_bundle: Path, scene: Scene) -> None:
-    objects, message = perceived(colour_bundle, scene("red", "green", "blue"))
-    back = objects_of(message, to_instance_mask(objects, stamped(1)))
-    np.testing.assert_array_equal(back.boxes, objects.boxes)
-    np.testing.assert_array_equal(back.scores, objects.scores)
-    np.testing.assert_array_equal(back.instance_mask, objects.instance_mask)
-    np.testing.assert_array_equal(back.instance_ids, objects.instance_ids)
-    names = [[found.label_names[label] for label in found.labels] for found in (back, objects)]
-    assert names[0] == names[1]
-
-
-def test_masks_of_big_endian_machines_and_with_padded_rows(colour_bundle: Path, scene: Scene) -> None:
-    objects, message = perceived(colour_bundle, scene("red", "green"))
-    mask = to_instance_mask(objects, stamped(1))
-    assert objects.instance_mask is not None
-    rows = np.pad(objects.instance_mask, ((0, 0), (0, 3))).astype(">u2")
-    mask.is_bigendian, mask.step, mask.data = 1, rows.shape[1] * 2, rows.tobytes()
-    np.testing.assert_array_equal(objects_of(message, mask).instance_mask, objects.instance_mask)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"encoding": "mono8"}, "mono8"),
-        ({"width": 10}, "need mono16 160 x 96"),
-        ({"data": b"\0" * 10}, "has 10 bytes"),
-        ({"step": 5}, "rows of 5 bytes"),
-    ],
-)
-def test_masks_that_cannot_be_used(
-    colour_bundle: Path, scene: Scene, change: dict[str, Any], reason: str
-) -> None:
-    objects, message = perceived(colour_bundle, scene("red"))
-    mask = to_instance_mask(objects, stamped(1))
-    for name, value in change.items():
-        setattr(mask, name, value)
-    with pytest.raises(InvalidImageError, match=reason):
-        objects_of(message, mask)
-
-
-def test_two_objects_with_one_id_are_refused(colour_bundle: Path, scene: Scene) -> None:
-    objects, message = perceived(colour_bundle, scene("red", "green"))
-    message.objects[1].mask_id = message.objects[0].mask_id
-    with pytest.raises(InvalidImageError, match="not unique"):
-        objects_of(message, to_instance_mask(objects, stamped(1)))
 
 
 def answer(
@@ -129,12 +60,6 @@ def answer(
     client.wait(lambda: publisher.get_subscription_count() == readers, what="the readers of the images")
     publisher.publish(to_image_message(image, "rgb8", stamped(stamp)))
     return client.wait(lambda: [m for m in objects if m.header == stamped(stamp)], what="objects")[0]
-
-
-def products(message: PerceivedObjects) -> list[list[tuple[str, float]]]:
-    return [
-        [(entry.product_id, round(entry.score, 5)) for entry in found.products] for found in message.objects
-    ]
 
 
 def test_three_nodes_in_one_process_say_what_one_node_says(
@@ -173,6 +98,7 @@ def test_three_nodes_in_one_process_say_what_one_node_says(
     assert split.model == whole.model
     assert split.timing.identification_ms > 0
     same_names_as_one_node(client, image, before)
+    every_node_takes_another_model(client, image, before, inspecting_bundle)
     assert chain.stop() == 0, chain.output()
     assert single.stop() == 0, single.output()
 
@@ -198,9 +124,7 @@ def same_names_as_one_node(client: Any, image: NDArray[np.uint8], before: Sequen
     labels = client.collect(LabelInfo, "/chain/label_info", qos.LATCHED)
     overlays = client.collect(CompressedImage, "/chain/overlay/compressed")
     client.perception(
-        lambda facts: facts["overlay_subscribers"] == "1",
-        "a watched overlay",
-        namespace="/chain/segmentation",
+        lambda facts: facts["overlay_subscribers"] == "1", "a watched overlay", namespace="/chain"
     )
     limited = answer(client, image, 2, "/chain", before)
     assert limited.container_id == "c"
@@ -208,6 +132,11 @@ def same_names_as_one_node(client: Any, image: NDArray[np.uint8], before: Sequen
     for name, messages in {**heard, "label_info": labels, "overlay/compressed": overlays}.items():
         client.wait(lambda messages=messages: messages, what=name)
     assert [entry.id for entry in heard["alarms"][0].objects] == [1, 3]  # red and blue
+    shown = [
+        [result.hypothesis.class_id for result in found.results]
+        for found in heard["detections"][0].detections
+    ]
+    assert shown == [[name for name, _ in entry] or ["Object"] for entry in products(limited)]
 
     broken = to_image_message(image, "rgb8", stamped(3))
     broken.encoding = "jpeg"
@@ -219,112 +148,48 @@ def same_names_as_one_node(client: Any, image: NDArray[np.uint8], before: Sequen
     assert (facts["frames_received"], facts["frames_processed"]) == ("3", "2")
 
 
-@pytest.fixture(scope="module")
-def lone(
-    start_node: Callable[..., Any], colour_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Any:
-    """An identification node with an empty gallery, whose segmentation the test plays."""
-    gallery = tmp_path_factory.mktemp("gallery") / "empty.gallery"
-    model = PerceptionPipeline.from_bundle(colour_bundle).bundle.embedding_fingerprint
-    Gallery.open(gallery, model=model).close()
-    return start_node(
-        "identification_node",
-        namespace="/lone",
-        model=str(colour_bundle),
-        gallery=str(gallery),
-        frame_policy="every_frame",
-    )
-
-
-def segmented(client: Any, bundle: Path, image: NDArray[np.uint8], stamp: int) -> Callable[[], None]:
-    """Publishes what segmentation would, once all is connected."""
-    objects, message = perceived(bundle, image)
-    message.header = stamped(stamp)
-    message.container_id = "of the segmentation"
-    masks = client.publisher(Image, "/lone/segmented/instance_mask")
-    results = client.publisher(PerceivedObjects, "/lone/segmented/objects")
-
-    def publish() -> None:
-        masks.publish(to_instance_mask(objects, stamped(stamp)))
-        results.publish(message)
-
-    return publish
-
-
-def test_an_empty_gallery_can_be_filled_and_a_container_counts_from_the_next_image_on(
-    lone: Any, lasting_client: Any, scene: Scene, colour_bundle: Path, colour_references: Path
+def every_node_takes_another_model(
+    client: Any, image: NDArray[np.uint8], before: Sequence[str], bundle: Path
 ) -> None:
-    client = lasting_client
-    photo = (colour_references / "P-red" / "1.png").read_bytes()
-    added = client.call(
-        AddProduct,
-        "/lone/add_product",
-        product_id="P-red",
-        references=[CompressedImage(format="png", data=photo)],
-    )
-    assert added.success, added.message
-    results = client.collect(PerceivedObjects, "/lone/objects", qos.RESULTS)
-    client.perception(
-        lambda facts: facts["objects_subscribers"] == "1", "our subscription", namespace="/lone"
-    )
-    images = client.publisher(CompressedImage, "/lone/image/compressed")
-    data = cv2.imencode(".png", scene("red")[..., ::-1])[1].tobytes()
-    for stamp, container in ((1, "A"), (2, "B")):
-        images.publish(CompressedImage(header=stamped(stamp), format="png", data=data))
-        assert images.wait_for_all_acked(Duration(seconds=10))
-        assert client.call(SetContainer, "/lone/set_container", container_id=container).success
-    for stamp in (1, 2):  # both are segmented only now
-        segmented(client, colour_bundle, scene("red"), stamp)()
-    client.wait(lambda: len(results) == 2, what="objects of both images")
-    assert [message.container_id for message in results] == ["of the segmentation", "A"]
-    assert all(entry == [("P-red", entry[0][1])] for message in results for entry in products(message))
+    """Each by its own service, and not one that cannot do its task."""
+    other, headless = bundle.parent / "other", bundle.parent / "headless"
+    write_inspecting_bundle(other, name="other")
+    write_colour_bundle(headless)
+    refused = client.call(LoadModel, "/chain/defects/load_model", path=str(headless))
+    assert not refused.success
+    assert "no defect head" in refused.message
+    agreement = {
+        "segmentation": "3 objects against 3, 3 of them the same (boxes overlap by 0.5);",
+        "identification": "3 with the same product;",
+        "defects": "3 in the same condition;",
+    }
+    for task, line in agreement.items():
+        swapped = client.call(LoadModel, f"/chain/{task}/load_model", path=str(other))
+        assert swapped.success, swapped.message
+        assert line in swapped.message
+        assert swapped.model.startswith("other@")
+    found = answer(client, image, 4, "/chain", before)
+    assert found.model == swapped.model  # one name: that of all three
+    assert found.container_id == "c"
 
 
-def test_a_best_effort_camera_is_read_and_objects_without_an_image_are_told(
-    lone: Any, lasting_client: Any, scene: Scene, colour_bundle: Path
-) -> None:
-    client = lasting_client
-    results = client.collect(PerceivedObjects, "/lone/objects", qos.RESULTS)
-    best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-    images = client.node.create_publisher(Image, "/lone/image", best_effort)
-    client.wait(images.get_subscription_count, what="a reader of the best-effort camera")
-    segmented(client, colour_bundle, scene("red"), 10)()  # the image of these never comes
-    segmented(client, colour_bundle, scene("red", "green"), 11)()
-
-    def seen() -> bool:
-        images.publish(to_image_message(scene("red", "green"), "rgb8", stamped(11)))
-        return any(message.header == stamped(11) for message in results)
-
-    client.wait(seen, what="objects of the camera")
-    facts = client.perception(lambda facts: "dropped/incomplete" in facts, "the drop", 10, namespace="/lone")
-    assert facts["message"] == "their image did not come"
-    assert facts["input_problem"] == ""
-
-
-def test_frames_of_which_none_is_processed_are_no_good_sign() -> None:
-    statistics = Statistics()
-    for cause in ("superseded", "incomplete"):
-        statistics.count_received(1)
-        statistics.count_drop(cause)
-    level, message, _ = perception_status("active", statistics.snapshot(), {})
-    assert level == DiagnosticStatus.WARN
-    assert message == "2 frames received, none processed; dropped: incomplete 1, superseded 1"
-    statistics.count_processed(latency_ms=1, processing_ms=1)
-    assert perception_status("active", statistics.snapshot(), {})[0] == DiagnosticStatus.OK
-
-
+ANNOTATIONS = ("detections", "overlay/compressed")
 PRODUCTS = ("set_container", "identify_pick", "add_product", "remove_product", "gallery_info")
 DEFECTS = ("inspect_pick", "alarms", "alarms/heat_map/compressed")
 ALL = {
-    *("objects", "instance_mask", "detections", "detections_3d", "object_points", "label_info"),
-    *("overlay/compressed", "debug/cyclic_ms", "debug/processing_ms", "debug/pipeline_ms"),
-    *(*PRODUCTS, *DEFECTS),
+    *("objects", "instance_mask", "detections_3d", "object_points", "label_info"),
+    *("debug/cyclic_ms", "debug/processing_ms", "debug/pipeline_ms"),
+    *(*ANNOTATIONS, *PRODUCTS, *DEFECTS),
 }
 
 
 @pytest.mark.parametrize(
     ("tasks", "own"),
-    [(["identification"], PRODUCTS), (["defects"], DEFECTS), (["identification", "defects"], DEFECTS)],
+    [
+        (["identification"], (*ANNOTATIONS, *PRODUCTS)),
+        (["defects"], (*ANNOTATIONS, *DEFECTS)),
+        (["identification", "defects"], (*ANNOTATIONS, *DEFECTS)),
+    ],
 )
 def test_a_name_is_offered_by_one_node_of_the_chain_where_one_node_would(
     tasks: list[str], own: Sequence[str]
@@ -368,22 +233,6 @@ def test_nodes_in_processes_of_their_own(
         group.start(nodes)
         found = answer(client, scene("red", "blue"), 5, "/apart", ["segmentation"])
     assert [entry.products[0].product_id for entry in found.objects] == ["P-red", "P-blue"], lines
-
-
-@pytest.mark.parametrize(
-    ("module", "lacks", "reason"),
-    [("identification_node", "gallery", "needs a gallery"), ("defects_node", "head", "no defect head")],
-)
-def test_a_node_that_cannot_do_its_task_stays_unconfigured_and_says_why(
-    start_node: Callable[..., Any], client: Any, colour_bundle: Path, module: str, lacks: str, reason: str
-) -> None:
-    node = start_node(module, namespace=f"/{lacks}", model=str(colour_bundle))
-    facts = client.perception(
-        lambda facts: bool(facts["last_error"]), "the reason", 60, namespace=f"/{lacks}"
-    )
-    assert facts["state"] == "unconfigured"
-    assert reason in facts["last_error"]
-    assert node.stop() == 0
 
 
 @pytest.mark.parametrize("tasks", [[], ["identification"], ["segmentation", "cooking"]])

@@ -307,14 +307,16 @@ def write_fusing_bundle(directory: Path) -> ModelBundle:
     return write_bundle(directory, fields, files)
 
 
-def write_inspecting_bundle(directory: Path, *, only: bool = False) -> ModelBundle:
+def write_inspecting_bundle(directory: Path, *, only: bool = False, name: str = "") -> ModelBundle:
     """Write the colour bundle with a calibrated defect head: red is a multi-pick, blue a package defect.
 
     Args:
         directory: bundle folder.
         only: leave out the heads that find and identify objects.
+        name: of the model, to tell it from others that do the same.
     """
     fields = manifest_fields()
+    fields["name"] = name or fields["name"]
     outputs = {"logits": ("float32", ["N", 3]), "evidence": ("float32", ["N", 3])}
     graphs = {
         "defects": ({"features": ("float32", ["N", "L", 3])}, outputs),
