@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mca_perception.errors import CameraError, InvalidImageError
+from mca_perception.errors import CameraError, InvalidImageError, SourceError
 
 if TYPE_CHECKING:
     from mca_perception.ros.sources import Frame, Source
@@ -55,6 +55,8 @@ def command(
         result = calibrate_camera(_board(board, square, marker, dictionary), _pictures(source), model=model)
     finally:
         source.close()
+        if source.skipped:
+            typer.echo(f"left out because they cannot be read: {source.skipped} pictures", err=True)
     picture = out.with_suffix(".coverage.png")
     reports.new_folder(out.parent)
     write_image(picture, draw_coverage(result))
@@ -89,11 +91,19 @@ def _open(images: Path | None, topic: str, count: int) -> Source:
 
 
 def _pictures(source: Source) -> Iterator[tuple[str, Any]]:
-    for frame in source:
-        try:
-            yield frame.name, _pixels(frame)
-        except InvalidImageError:
-            source.skipped += 1
+    """Names and pixels of the pictures: up to the damage, or up to where the camera stopped."""
+    read = 0
+    try:
+        for frame in source:
+            try:
+                yield frame.name, _pixels(frame)
+                read += 1
+            except InvalidImageError:
+                source.skipped += 1
+    except SourceError as error:
+        if not read:
+            raise
+        typer.echo(f"{error}; going on with the {read} pictures before that", err=True)
 
 
 def _pixels(frame: Frame) -> Any:

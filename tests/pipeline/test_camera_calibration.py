@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,7 @@ def test_the_command_writes_a_calibration_or_says_what_is_missing(tmp_path: Path
     good = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "cal" / "tote.yaml")])
     assert good.exit_code == 0, good.output
     assert "reprojection error 0." in good.output
+    assert "cannot be read: 1 pictures" in good.stderr
     camera = read_camera(tmp_path / "cal" / "tote.yaml")
     assert camera.matrix[0, 0] == pytest.approx(380, rel=0.01)
     assert cv2.imread(str(tmp_path / "cal" / "tote.coverage.png")).shape == (*SIZE, 3)
@@ -155,3 +157,35 @@ def test_the_command_writes_a_calibration_or_says_what_is_missing(tmp_path: Path
     wrong = CliRunner().invoke(app, [*arguments[:4], "--board", "7", "--out", str(tmp_path / "bad.yaml")])
     assert "must look like 9x6" in str(wrong.exception)
     assert not (tmp_path / "bad.yaml").exists()
+
+
+@pytest.mark.parametrize(("start", "readable"), [(0.75, True), (0.05, False)])
+def test_of_a_damaged_bag_the_pictures_before_the_damage_are_used(
+    tmp_path: Path, start: float, readable: bool
+) -> None:
+    pytest.importorskip("rclpy")
+    from rosbags.rosbag2 import StoragePlugin
+
+    from tests.support.bags import damage, write_bag
+
+    taken = [image[..., ::-1].copy() for _, image in pictures(CHESSBOARD, poses())]
+    write_bag(tmp_path / "bag", taken * 2, plugin=StoragePlugin.MCAP)
+    damage(next((tmp_path / "bag").glob("*.mcap")), start, 500_000)
+    arguments = [
+        "calibrate",
+        "camera",
+        "--images",
+        str(tmp_path / "bag"),
+        "--board",
+        "7x5",
+        "--square",
+        "0.03",
+    ]
+    answer = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "tote.yaml")])
+    assert (answer.exit_code == 0) is readable, answer.output
+    assert (tmp_path / "tote.yaml").exists() is readable
+    if readable:
+        assert "is damaged" in answer.stderr
+        assert "pictures before that" in answer.stderr
+        (used,) = re.findall(r"going on with the (\d+) pictures", answer.stderr)
+        assert f"cannot be read: {2 * len(taken) - int(used)} pictures" in answer.stderr
