@@ -169,10 +169,10 @@ class PerceptionNode(ModelNode):
     # Services, parameters, diagnostics
 
     def _trial(self) -> Callable[[Engine], Objects] | None:
-        image = self._processor.last_image if self._processor else None
-        if image is None or self._container is None:
+        processor, service = self._processor, self._container  # the executor's thread may take them away
+        if processor is None or service is None or (image := processor.last_image) is None:
             return None
-        container, settings = self._container.container, settings_from(self.parameters)
+        container, settings = service.container, settings_from(self.parameters)
         return lambda engine: engine.perceive(image, container, settings)
 
     def _on_model(self) -> None:
